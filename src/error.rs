@@ -1,0 +1,175 @@
+//! The crate's one error type. A message says what was read, where, what was expected, what was found
+//! and what to do about it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// `std::result::Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong in this crate.
+#[derive(Debug)]
+pub enum Error {
+    /// Something a user gave (a file, a field, an argument) is not what it has to be.
+    Input(Box<Complaint>),
+    /// The operating system refused to read or write.
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    /// The device failed: out of memory, lost, a validation error, no adapter.
+    Device { what: String, help: String },
+    /// The loss or a gradient stopped being finite.
+    NotFinite { what: String, step: u64, help: String },
+    /// The caller asked for a stop through a progress callback.
+    Cancelled,
+    /// A broken promise inside this crate: please report it.
+    Internal(String),
+}
+
+/// The parts of an [`Error::Input`] message. Build one with [`Error::at`] or [`Error::file`].
+#[derive(Debug, Default)]
+pub struct Complaint {
+    place: String,
+    field: String,
+    expected: String,
+    found: String,
+    help: String,
+}
+
+impl Complaint {
+    /// The field, tensor, key or line inside the place.
+    pub fn field(mut self, field: impl fmt::Display) -> Self {
+        self.field = field.to_string();
+        self
+    }
+
+    /// What should have been there.
+    pub fn expected(mut self, expected: impl fmt::Display) -> Self {
+        self.expected = expected.to_string();
+        self
+    }
+
+    /// What was there instead.
+    pub fn found(mut self, found: impl fmt::Display) -> Self {
+        self.found = found.to_string();
+        self
+    }
+
+    /// What the user can do.
+    pub fn help(mut self, help: impl fmt::Display) -> Self {
+        self.help = help.to_string();
+        self
+    }
+
+    /// Finishes the message.
+    pub fn error(self) -> Error {
+        Error::Input(Box::new(self))
+    }
+
+    /// Finishes the message as an `Err`.
+    pub fn err<T>(self) -> Result<T> {
+        Err(self.error())
+    }
+}
+
+impl From<Complaint> for Error {
+    fn from(complaint: Complaint) -> Self {
+        complaint.error()
+    }
+}
+
+impl Error {
+    /// Starts a message about `place`: a command-line argument, a recipe key, a named thing.
+    pub fn at(place: impl fmt::Display) -> Complaint {
+        Complaint { place: place.to_string(), ..Complaint::default() }
+    }
+
+    /// Starts a message about the file or folder at `path`.
+    pub fn file(path: impl AsRef<Path>) -> Complaint {
+        Self::at(path.as_ref().display())
+    }
+
+    /// Wraps an operating-system error: `action` reads like "read", "create", "rename".
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// A device failure and what to do about it.
+    pub fn device(what: impl Into<String>, help: impl Into<String>) -> Error {
+        Error::Device { what: what.into(), help: help.into() }
+    }
+
+    /// A bug in this crate.
+    pub fn internal(what: impl Into<String>) -> Error {
+        Error::Internal(what.into())
+    }
+
+    /// The candidate nearest to a misspelt `word`, for "did you mean" hints.
+    pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+        candidates
+            .into_iter()
+            .map(|c| (strsim::damerau_levenshtein(word, c), c))
+            .filter(|(distance, c)| *distance <= 2.max(c.len() / 3))
+            .min()
+            .map(|(_, c)| c)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Input(c) => c.fmt(f),
+            Error::Io { action, path, source } => {
+                write!(f, "cannot {action} {}: {source}", path.display())?;
+                if source.kind() == std::io::ErrorKind::StorageFull {
+                    write!(f, "; free some space and run the same command again: it resumes")?;
+                }
+                Ok(())
+            }
+            Error::Device { what, help } => write!(f, "device: {what}; {help}"),
+            Error::NotFinite { what, step, help } => write!(f, "{what} is not finite at step {step}; {help}"),
+            Error::Cancelled => write!(f, "cancelled"),
+            Error::Internal(what) => write!(f, "internal error: {what} (please report this)"),
+        }
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.place)?;
+        for (word, text) in [("", &self.field), ("expected ", &self.expected), ("found ", &self.found)] {
+            if !text.is_empty() {
+                write!(f, ": {word}{text}")?;
+            }
+        }
+        if !self.help.is_empty() {
+            write!(f, "; {}", self.help)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_place_field_expectation_finding_and_remedy() {
+        let error = Error::file("model/config.json").field("`rope_theta`").expected("a number").found("\"x\"").help("fix it").error();
+        assert_eq!(error.to_string(), "model/config.json: `rope_theta`: expected a number: found \"x\"; fix it");
+    }
+
+    #[test]
+    fn the_nearest_key_is_suggested_only_when_it_is_near() {
+        assert_eq!(Error::nearest("temprature", ["weight", "temperature"]), Some("temperature"));
+        assert_eq!(Error::nearest("zebra", ["weight", "temperature"]), None);
+    }
+}

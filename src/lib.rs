@@ -1,0 +1,18 @@
+//! potstill distils small language models wherever there is a GPU, a browser or just a CPU.
+
+#![warn(missing_docs)]
+
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod formats;
+pub mod graph;
+pub mod losses;
+pub mod models;
+pub mod nn;
+pub mod ops;
+pub mod optim;
+pub mod selftest;
+pub mod shards;
+
+pub use error::{Error, Result};
