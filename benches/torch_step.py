@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """The quickstart's training step written in plain PyTorch: the peer that our own step is measured beside.
 
-    python3 benches/torch_step.py [--steps 10] [--threads 2]      # needs torch and transformers; about 3 GB; CPU, f32
+    python3 benches/torch_step.py [--steps 10] [--threads 2]      # needs torch and transformers; about 2.3 GB; CPU, f32
 
-The student is a Llama of SmolLM2-135M's shape with only the chosen layers (random weights: the work is the same). One step
-is forward, 0.1 cross-entropy + 0.9 forward KL against a stored top-k teacher with a ghost bucket, backward, clipping to
-norm 1 and AdamW, on 512 tokens. It is what one would write by hand: whole logits, log_softmax, gather. Prints one JSON
-object; tokens_per_second is the median over the steps after the warm-up, peak_memory_bytes the process's largest resident
-set.
+The student is a Llama of SmolLM2-135M's shape with only the chosen layers (random weights: the work is the same). One
+step is forward, 0.1 cross-entropy + 0.9 forward KL against a stored top-k teacher with a ghost bucket, backward,
+clipping to norm 1 and AdamW, on 512 tokens. It is what one would write by hand: whole logits, log_softmax, gather.
+Prints one JSON object; tokens_per_second is the median over the steps after the warm-up, peak_memory_bytes the process's largest
+resident set.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def make_student(layers, attention):
 
 
 def make_batch(args, vocabulary):
-    """Random tokens; a teacher that puts most of its mass on the true next token, so that the loss has somewhere to go."""
+    """Random tokens; a teacher whose best guess is the true next token, so that the loss has somewhere to go."""
     ids = torch.randint(vocabulary, (args.batch, args.tokens))
     labels = ids.roll(-1, dims=1)
     labels[:, -1] = -100
@@ -64,7 +64,8 @@ def peak_memory_bytes():
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="PyTorch peer of the quickstart's training step")
-    parser.add_argument("--layers", default="0,1,5,10,15,20,25,28,29", help="layers of the teacher; only their number matters")
+    layers = "0,1,5,10,15,20,25,28,29"
+    parser.add_argument("--layers", default=layers, help="layers of the teacher; only their number matters")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--top-k", type=int, default=64)

@@ -3,23 +3,23 @@
 
     python3 tests/golden/make_llama_golden.py        # needs torch and transformers; CPU, about ten seconds
 
-Every case is a folder beside this script that `transformers` itself can load (`config.json` and safetensors with random
-weights from a fixed seed), plus `golden.safetensors`. The golden tensors are computed from the folder as it was saved, so
-rounding to bf16 or f16 on disk is part of the input, in f32 with eager attention on one thread.
+Every case is a folder beside this script that `transformers` itself can load (`config.json` and safetensors with
+random weights from a fixed seed), plus `golden.safetensors`. The golden tensors are computed from the folder as it was
+saved, so rounding to bf16 or f16 on disk is part of the input, in f32 with eager attention on one thread.
 
-golden.safetensors holds (B = 2 sequences, T = 24 tokens, V = vocabulary; all f32 but the ids and labels, which are i32):
+golden.safetensors holds (B = 2 sequences, T = 24 tokens, V = vocabulary; all f32 but the ids and labels, i32):
     input_ids        [B, T]
     labels           [B, T]     target of row t, that is token t + 1; -100 = not counted. The last row never counts.
     logits           [B, T, V]
     loss             [1]        mean cross-entropy over the rows whose label counts
-    grad.<name>      as <name>  d loss / d parameter, one for every parameter; a tied embedding's includes the head's part
+    grad.<name>      as <name>  d loss / d parameter, for every parameter; a tied embedding's has the head's part in it
     step_losses      [10]       that loss before each of ten optimiser steps on this same batch; the first equals `loss`
     step_grad_norms  [10]       global L2 norm of all gradients before clipping, at the same ten points
-The file's metadata carries the hyper-parameters (`optimizer`, JSON), torch's and transformers' versions, and `f32_noise`
-(JSON): how far this f32 run is from the same run in f64: max |difference| / max |value| of the logits and of the worst
-gradient tensor, and the largest relative difference of a step loss. It is the floor under any tolerance a test may ask for.
-(Adam's first step is lr * sign(g), so a gradient element that is only rounding noise moves its parameter by a full lr
-either way; that is what sets the floor of the step losses.)
+The file's metadata has one entry, `golden`: JSON with the hyper-parameters (`optimizer`), torch's and transformers'
+versions, and `f32_noise`, how far this f32 run is from the same run in f64: max |difference| / max |value| of the logits
+and of the worst gradient tensor, and the largest relative difference of a step loss. It is the floor under any tolerance
+a test may ask for. (Adam's first step is lr * sign(g), so a gradient element that is only rounding noise moves its
+parameter by a full lr either way; that is what sets the floor of the step losses.)
 
 gqa_untied/packed.safetensors is one sequence of two documents (B = 1) that must not see each other: attention is causal
 within a document and positions restart at 0. Besides the tensors above (without the steps) it has
@@ -58,7 +58,8 @@ BASE = {
     "num_key_value_heads": 2, "vocab_size": 97, "tie_word_embeddings": True,
     "attention_bias": False, "mlp_bias": False, "torch_dtype": "float32",
 }
-# Both spellings of the rotary settings occur: `rope_theta` with `rope_scaling` (up to transformers 4), `rope_parameters` since.
+# Both spellings of the rotary settings occur: `rope_theta` with `rope_scaling` (up to transformers 4) and the newer
+# `rope_parameters`.
 CASES = {
     "mha_tied": {"num_key_value_heads": 4, "rope_theta": 10000.0},
     "gqa_untied": {
@@ -93,7 +94,7 @@ CASES = {
 
 
 def random_weights(model, generator):
-    """Spread enough that no logit, norm weight or bias is idle; the library's own start leaves biases at 0, norms at 1."""
+    """Spread out, so that no weight is idle; the library's own start leaves biases at 0 and norms at 1."""
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if parameter.dim() >= 2:
@@ -106,7 +107,9 @@ def random_weights(model, generator):
 
 def save_weights(folder, model, dtype):
     tied = model.config.tie_word_embeddings
-    state = {k: v.to(dtype).contiguous() for k, v in model.state_dict().items() if not (tied and k == "lm_head.weight")}
+    state = {name: tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    if tied:
+        del state["lm_head.weight"]
     if folder.name != "two_shards":
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         return
@@ -126,7 +129,7 @@ def make_folder(name, changes, generator):
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    config = {k: v for k, v in (BASE | changes).items()}
+    config = BASE | changes
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     model = LlamaForCausalLM(transformers.LlamaConfig.from_pretrained(folder))
     random_weights(model, generator)
@@ -216,8 +219,9 @@ def save_golden(path, tensors, **metadata):
     out = {}
     for name, tensor in tensors.items():
         out[name] = tensor.to(torch.int32 if not tensor.is_floating_point() else torch.float32).contiguous()
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "ignore_index": str(IGNORE)}
-    save_file(out, path, metadata=versions | {key: json.dumps(value) for key, value in metadata.items()})
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "ignore_index": IGNORE}
+    # One entry only: the writer orders several at random, and the files would differ from run to run.
+    save_file(out, path, metadata={"golden": json.dumps(versions | metadata)})
 
 
 def make_case(name, changes, generator):
