@@ -6,8 +6,8 @@
 The student is a Llama of SmolLM2-135M's shape with only the chosen layers (random weights: the work is the same). One
 step is forward, 0.1 cross-entropy + 0.9 forward KL against a stored top-k teacher with a ghost bucket, backward,
 clipping to norm 1 and AdamW, on 512 tokens. It is what one would write by hand: whole logits, log_softmax, gather.
-Prints one JSON object; tokens_per_second is the median over the steps after the warm-up, peak_memory_bytes the process's largest
-resident set.
+Prints one JSON object; tokens_per_second is the median over the steps after the warm-up, peak_memory_bytes the
+process's largest resident set.
 """
 
 import argparse

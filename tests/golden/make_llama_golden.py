@@ -16,10 +16,10 @@ golden.safetensors holds (B = 2 sequences, T = 24 tokens, V = vocabulary; all f3
     step_losses      [10]       that loss before each of ten optimiser steps on this same batch; the first equals `loss`
     step_grad_norms  [10]       global L2 norm of all gradients before clipping, at the same ten points
 The file's metadata has one entry, `golden`: JSON with the hyper-parameters (`optimizer`), torch's and transformers'
-versions, and `f32_noise`, how far this f32 run is from the same run in f64: max |difference| / max |value| of the logits
-and of the worst gradient tensor, and the largest relative difference of a step loss. It is the floor under any tolerance
-a test may ask for. (Adam's first step is lr * sign(g), so a gradient element that is only rounding noise moves its
-parameter by a full lr either way; that is what sets the floor of the step losses.)
+versions, and `f32_noise`, how far this f32 run is from the same run in f64: max |difference| / max |value| of the
+logits and of the worst gradient tensor, and the largest relative difference of a step loss. It is the floor under any
+tolerance a test may ask for. (Adam's first step is lr * sign(g), so a gradient element that is only rounding noise
+moves its parameter by a full lr either way; that is what sets the floor of the step losses.)
 
 gqa_untied/packed.safetensors is one sequence of two documents (B = 1) that must not see each other: attention is causal
 within a document and positions restart at 0. Besides the tensors above (without the steps) it has
