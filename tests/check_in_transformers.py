@@ -7,8 +7,8 @@ FOLDER is a Hugging Face folder (a student that `potstill distill` wrote, say). 
 `input_ids`; without it a few built-in texts are used (a folder without a tokenizer takes only `input_ids`).
 `potstill score --top 5` must give the same token ids, every log-probability and top-5 log-probability within 1e-4
 (absolute) of transformers in f32, and the same best token wherever transformers' first and second lie further apart
-than that. `potstill generate` must continue the first texts with transformers' own greedy text. Prints PASS or FAIL with
-the numbers; leaves with 1 on FAIL. Needs torch and transformers; CPU.
+than that. `potstill generate` must continue the first texts with the greedy text of transformers. Prints PASS or FAIL
+with the numbers; leaves with 1 on FAIL. Needs torch and transformers; CPU.
 """
 
 import argparse
