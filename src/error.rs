@@ -163,7 +163,12 @@ mod tests {
 
     #[test]
     fn a_message_names_place_field_expectation_finding_and_remedy() {
-        let error = Error::file("model/config.json").field("`rope_theta`").expected("a number").found("\"x\"").help("fix it").error();
+        let error = Error::file("model/config.json")
+            .field("`rope_theta`")
+            .expected("a number")
+            .found("\"x\"")
+            .help("fix it")
+            .error();
         assert_eq!(error.to_string(), "model/config.json: `rope_theta`: expected a number: found \"x\"; fix it");
     }
 

@@ -1,1 +1,174 @@
-//! device
+//! Where work runs: a GPU through wgpu, or the CPU. Both offer the same buffers; nothing above this room
+//! sees a wgpu type.
+
+mod caps;
+pub mod cpu;
+mod gpu;
+mod kernel;
+pub mod real;
+mod select;
+
+pub use caps::Caps;
+pub use gpu::{Gpu, Recorded};
+pub use kernel::{Bind, Dispatch, Launch, Shader, grid};
+pub use real::Real;
+pub use select::{AdapterSummary, Choice, adapters};
+
+use crate::{Error, Result};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+/// A place to run: the CPU or one GPU.
+#[derive(Clone)]
+pub enum Device {
+    /// The ops' Rust twins over all cores.
+    Cpu(Arc<cpu::Cpu>),
+    /// The ops' WGSL kernels.
+    Gpu(Arc<Gpu>),
+}
+
+/// Bytes allocated on a device at this moment; shared by the device and its buffers.
+pub(crate) type Ledger = Arc<AtomicU64>;
+
+/// One allocation on a device. Cloning shares it; the memory goes back with the last clone.
+#[derive(Clone)]
+pub struct Buffer {
+    pub(crate) memory: Memory,
+    bytes: u64,
+    _lease: Arc<Lease>,
+}
+
+#[derive(Clone)]
+pub(crate) enum Memory {
+    Cpu(Arc<RwLock<Vec<u32>>>),
+    Gpu(gpu::Raw),
+}
+
+/// Takes the allocation out of the ledger when the last clone of a buffer goes.
+struct Lease {
+    ledger: Ledger,
+    bytes: u64,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.ledger.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A range of a [`Buffer`], in bytes.
+#[derive(Clone)]
+pub struct Slice {
+    /// The allocation.
+    pub buffer: Buffer,
+    /// Where the range starts; a multiple of [`Slice::ALIGN`] inside shared buffers.
+    pub offset: u64,
+    /// How long it is; a multiple of 4.
+    pub bytes: u64,
+}
+
+impl Slice {
+    /// Offsets of bindings inside a buffer are multiples of this many bytes (WebGPU's default limit).
+    pub const ALIGN: u64 = 256;
+}
+
+impl Buffer {
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The whole buffer as a slice.
+    pub fn whole(&self) -> Slice {
+        Slice { buffer: self.clone(), offset: 0, bytes: self.bytes }
+    }
+
+    /// True if both are the same allocation.
+    pub fn same(&self, other: &Buffer) -> bool {
+        Arc::ptr_eq(&self._lease, &other._lease)
+    }
+}
+
+impl Device {
+    /// The CPU device.
+    pub fn cpu() -> Device {
+        Device::Cpu(Arc::new(cpu::Cpu::default()))
+    }
+
+    /// A name for logs and reports.
+    pub fn name(&self) -> String {
+        match self {
+            Device::Cpu(cpu) => cpu.name(),
+            Device::Gpu(gpu) => gpu.name(),
+        }
+    }
+
+    /// Limits and features that choose kernel variants and splits.
+    pub fn caps(&self) -> &Caps {
+        match self {
+            Device::Cpu(cpu) => &cpu.caps,
+            Device::Gpu(gpu) => &gpu.caps,
+        }
+    }
+
+    /// Bytes allocated on this device now.
+    pub fn allocated(&self) -> u64 {
+        self.ledger().load(Ordering::Relaxed)
+    }
+
+    fn ledger(&self) -> &Ledger {
+        match self {
+            Device::Cpu(cpu) => &cpu.ledger,
+            Device::Gpu(gpu) => &gpu.ledger,
+        }
+    }
+
+    /// Allocates `bytes` (rounded up to 4) of zeros. `label` names the buffer in errors.
+    pub fn alloc(&self, label: &str, bytes: u64) -> Result<Buffer> {
+        let bytes = bytes.max(4).next_multiple_of(4);
+        if bytes > self.caps().max_buffer {
+            return Err(Error::device(
+                format!("`{label}` needs {bytes} bytes in one buffer, the limit here is {}", self.caps().max_buffer),
+                "use a smaller batch or sequence length, or another device",
+            ));
+        }
+        let memory = match self {
+            Device::Cpu(_) => cpu::alloc(label, bytes)?,
+            Device::Gpu(gpu) => Memory::Gpu(gpu.alloc(label, bytes)?),
+        };
+        let ledger = self.ledger().clone();
+        ledger.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Buffer { memory, bytes, _lease: Arc::new(Lease { ledger, bytes }) })
+    }
+
+    /// Writes bytes at the start of a slice; they are there before any work submitted later.
+    pub fn write(&self, slice: &Slice, bytes: &[u8]) -> Result<()> {
+        if bytes.len() as u64 > slice.bytes || !bytes.len().is_multiple_of(4) {
+            return Err(Error::internal(format!("writing {} bytes into a slice of {}", bytes.len(), slice.bytes)));
+        }
+        match (self, &slice.buffer.memory) {
+            (Device::Cpu(_), Memory::Cpu(words)) => cpu::write(words, slice.offset, bytes),
+            (Device::Gpu(gpu), Memory::Gpu(raw)) => gpu.write(raw, slice.offset, bytes),
+            _ => Err(Error::internal("a buffer of another device")),
+        }
+    }
+
+    /// Reads a slice back. The one asynchronous edge: in a browser this is the only thing that waits.
+    pub async fn read(&self, slice: &Slice) -> Result<Vec<u8>> {
+        match (self, &slice.buffer.memory) {
+            (Device::Cpu(_), Memory::Cpu(words)) => cpu::read(words, slice.offset, slice.bytes),
+            (Device::Gpu(gpu), Memory::Gpu(raw)) => gpu.read(raw, slice.offset, slice.bytes).await,
+            _ => Err(Error::internal("a buffer of another device")),
+        }
+    }
+
+    /// Reads a slice of f32 values back.
+    pub async fn read_f32(&self, slice: &Slice) -> Result<Vec<f32>> {
+        Ok(bytemuck::pod_collect_to_vec(&self.read(slice).await?))
+    }
+
+    /// Reads a slice of u32 values back.
+    pub async fn read_u32(&self, slice: &Slice) -> Result<Vec<u32>> {
+        Ok(bytemuck::pod_collect_to_vec(&self.read(slice).await?))
+    }
+}

@@ -1,0 +1,55 @@
+//! The CPU as a device: buffers are vectors of 32-bit words, work runs in rayon's threads.
+
+use super::{Caps, Ledger, Memory};
+use crate::{Error, Result};
+use std::sync::{Arc, RwLock};
+
+/// The CPU device.
+pub struct Cpu {
+    pub(crate) caps: Caps,
+    pub(crate) ledger: Ledger,
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        let unlimited = Caps { max_binding: u64::MAX, max_buffer: u64::MAX, ..Caps::webgpu() };
+        Cpu { caps: unlimited, ledger: Ledger::default() }
+    }
+}
+
+impl Cpu {
+    pub(crate) fn name(&self) -> String {
+        format!("CPU ({} threads)", rayon::current_num_threads())
+    }
+}
+
+pub(crate) fn alloc(label: &str, bytes: u64) -> Result<Memory> {
+    let words = (bytes / 4) as usize;
+    let mut memory: Vec<u32> = Vec::new();
+    // `try_reserve` first, so that a refusal by the system is an error and not an abort.
+    memory.try_reserve_exact(words).map_err(|_| {
+        Error::device(format!("no memory for `{label}` ({bytes} bytes)"), "use a smaller batch, model or context")
+    })?;
+    drop(memory);
+    // `vec!` of zeros takes untouched pages from the system: memory counts once it is used.
+    Ok(Memory::Cpu(Arc::new(RwLock::new(vec![0u32; words]))))
+}
+
+pub(crate) fn write(words: &RwLock<Vec<u32>>, offset: u64, bytes: &[u8]) -> Result<()> {
+    let mut words = words.write().map_err(|_| poisoned())?;
+    let start = (offset / 4) as usize;
+    let target = words.get_mut(start..start + bytes.len() / 4).ok_or_else(|| Error::internal("write past a buffer"))?;
+    bytemuck::cast_slice_mut::<u32, u8>(target).copy_from_slice(bytes);
+    Ok(())
+}
+
+pub(crate) fn read(words: &RwLock<Vec<u32>>, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+    let words = words.read().map_err(|_| poisoned())?;
+    let start = (offset / 4) as usize;
+    let source = words.get(start..start + (bytes / 4) as usize).ok_or_else(|| Error::internal("read past a buffer"))?;
+    Ok(bytemuck::cast_slice::<u32, u8>(source).to_vec())
+}
+
+pub(crate) fn poisoned() -> Error {
+    Error::internal("an earlier operation panicked while it held a buffer")
+}

@@ -1,0 +1,329 @@
+//! The number types of the CPU twins, f32 to work and f64 as the oracle, with the few loops that must be fast.
+
+use std::fmt::{Debug, Display};
+use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
+
+/// f32 or f64.
+pub trait Real:
+    Copy
+    + Send
+    + Sync
+    + Default
+    + Debug
+    + Display
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+    + DivAssign
+    + 'static
+{
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+    /// The finite stand-in for minus infinity, as in the shaders.
+    const LOWEST: Self;
+    /// Nearest value.
+    fn of(value: f64) -> Self;
+    /// Widened.
+    fn f64(self) -> f64;
+    /// e^self.
+    fn exp(self) -> Self;
+    /// Natural logarithm.
+    fn ln(self) -> Self;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// Hyperbolic tangent.
+    fn tanh(self) -> Self;
+    /// Absolute value.
+    fn abs(self) -> Self;
+    /// The larger; NaN if `self` is.
+    fn larger(self, other: Self) -> Self {
+        if other > self { other } else { self }
+    }
+
+    /// The largest element, `LOWEST` of none.
+    fn max_of(row: &[Self]) -> Self {
+        row.iter().fold(Self::LOWEST, |best, &x| best.larger(x))
+    }
+    /// Sum over i of exp(scale * row[i] - shift).
+    fn sum_exp(row: &[Self], scale: Self, shift: Self) -> Self {
+        row.iter().map(|&x| (scale * x - shift).exp()).fold(Self::ZERO, |a, b| a + b)
+    }
+    /// out[i] = factor * exp(scale * row[i] - shift); returns nothing.
+    fn exp_into(out: &mut [Self], row: &[Self], factor: Self, scale: Self, shift: Self) {
+        out.iter_mut().zip(row).for_each(|(o, &x)| *o = factor * (scale * x - shift).exp());
+    }
+    /// out[i] += factor * exp(scale * row[i] - shift).
+    fn add_exp(out: &mut [Self], row: &[Self], factor: Self, scale: Self, shift: Self) {
+        out.iter_mut().zip(row).for_each(|(o, &x)| *o += factor * (scale * x - shift).exp());
+    }
+    /// Sum of a[i] * b[i].
+    fn dot(a: &[Self], b: &[Self]) -> Self {
+        a.iter().zip(b).fold(Self::ZERO, |sum, (&x, &y)| sum + x * y)
+    }
+    /// y[i] += a * x[i].
+    fn axpy(y: &mut [Self], a: Self, x: &[Self]) {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y += a * x);
+    }
+}
+
+impl Real for f64 {
+    const ZERO: f64 = 0.0;
+    const ONE: f64 = 1.0;
+    const LOWEST: f64 = -3.4e38;
+    fn of(value: f64) -> f64 {
+        value
+    }
+    fn f64(self) -> f64 {
+        self
+    }
+    fn exp(self) -> f64 {
+        f64::exp(self)
+    }
+    fn ln(self) -> f64 {
+        f64::ln(self)
+    }
+    fn sqrt(self) -> f64 {
+        f64::sqrt(self)
+    }
+    fn tanh(self) -> f64 {
+        f64::tanh(self)
+    }
+    fn abs(self) -> f64 {
+        f64::abs(self)
+    }
+}
+
+impl Real for f32 {
+    const ZERO: f32 = 0.0;
+    const ONE: f32 = 1.0;
+    const LOWEST: f32 = -3.4e38;
+    fn of(value: f64) -> f32 {
+        value as f32
+    }
+    fn f64(self) -> f64 {
+        self as f64
+    }
+    fn exp(self) -> f32 {
+        exp_f32(self)
+    }
+    fn ln(self) -> f32 {
+        f32::ln(self)
+    }
+    fn sqrt(self) -> f32 {
+        f32::sqrt(self)
+    }
+    fn tanh(self) -> f32 {
+        f32::tanh(self)
+    }
+    fn abs(self) -> f32 {
+        f32::abs(self)
+    }
+    fn max_of(row: &[f32]) -> f32 {
+        max_of_f32(row)
+    }
+    fn sum_exp(row: &[f32], scale: f32, shift: f32) -> f32 {
+        sum_exp_f32(row, scale, shift)
+    }
+    fn exp_into(out: &mut [f32], row: &[f32], factor: f32, scale: f32, shift: f32) {
+        exp_into_f32(out, row, factor, scale, shift);
+    }
+    fn add_exp(out: &mut [f32], row: &[f32], factor: f32, scale: f32, shift: f32) {
+        add_exp_f32(out, row, factor, scale, shift);
+    }
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
+        dot_f32(a, b)
+    }
+    fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
+        axpy_f32(y, a, x);
+    }
+}
+
+/// e^x to about 1 ulp, in operations that compilers turn into vector code (the polynomial is Cephes' expf).
+/// Saturates at both ends of f32's range; NaN stays NaN.
+#[inline(always)]
+pub fn exp_f32(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
+    let x = if x > 88.37 { 88.37 } else { x };
+    let x = if x < -87.33 { -87.33 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
+    let p = 1.987_569_1e-4 * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 5.000_000_1e-1;
+    let y = p * (r * r) + r + 1.0;
+    let exponent = (shifted.to_bits() << 23).wrapping_add(127 << 23);
+    y * f32::from_bits(exponent)
+}
+
+/// Partial sums side by side: the compiler keeps them in vector registers, and the error grows more slowly.
+const LANES: usize = 32;
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn max_of_f32(row: &[f32]) -> f32 {
+    let mut best = [f32::LOWEST; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (b, &x) in best.iter_mut().zip(chunk) {
+            *b = if x > *b { x } else { *b };
+        }
+    }
+    best.iter().chain(rest).fold(f32::LOWEST, |a, &b| if b > a { b } else { a })
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn sum_exp_f32(row: &[f32], scale: f32, shift: f32) -> f32 {
+    let mut sums = [0f32; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            *sum += exp_f32(scale * x - shift);
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().map(|&x| exp_f32(scale * x - shift)).sum::<f32>()
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn exp_into_f32(out: &mut [f32], row: &[f32], factor: f32, scale: f32, shift: f32) {
+    out.iter_mut().zip(row).for_each(|(o, &x)| *o = factor * exp_f32(scale * x - shift));
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn add_exp_f32(out: &mut [f32], row: &[f32], factor: f32, scale: f32, shift: f32) {
+    out.iter_mut().zip(row).for_each(|(o, &x)| *o += factor * exp_f32(scale * x - shift));
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0f32; LANES];
+    let n = a.len().min(b.len());
+    let ((ac, ar), (bc, br)) = (a[..n].as_chunks::<LANES>(), b[..n].as_chunks::<LANES>());
+    for (x, y) in ac.iter().zip(bc) {
+        for i in 0..LANES {
+            sums[i] += x[i] * y[i];
+        }
+    }
+    sums.iter().sum::<f32>() + ar.iter().zip(br).map(|(x, y)| x * y).sum::<f32>()
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn axpy_f32(y: &mut [f32], a: f32, x: &[f32]) {
+    y.iter_mut().zip(x).for_each(|(y, &x)| *y += a * x);
+}
+
+/// A matrix in a slice: element (i, j) is at `offset + i * row + j * col`.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// First element.
+    pub offset: usize,
+    /// Step from one row to the next.
+    pub row: usize,
+    /// Step from one column to the next.
+    pub col: usize,
+}
+
+impl Layout {
+    /// Whether an m x n matrix of this layout lies inside a slice of `len` elements.
+    fn fits(&self, m: usize, n: usize, len: usize) -> bool {
+        m == 0 || n == 0 || self.offset + (m - 1) * self.row + (n - 1) * self.col < len
+    }
+}
+
+/// C = A * B, or C += A * B if `accumulate`: C is m x n, A is m x k, B is k x n. `parallel` uses all of rayon's
+/// threads; inside a parallel loop pass false. Panics if a matrix reaches past its slice (a bug in an op).
+#[allow(clippy::too_many_arguments)]
+pub fn gemm<F: Real>(
+    (m, k, n): (usize, usize, usize),
+    c: &mut [F],
+    lc: Layout,
+    accumulate: bool,
+    a: &[F],
+    la: Layout,
+    b: &[F],
+    lb: Layout,
+    parallel: bool,
+) {
+    assert!(lc.fits(m, n, c.len()) && la.fits(m, k, a.len()) && lb.fits(k, n, b.len()), "matrix past its slice");
+    let threads = if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    let strides = |l: Layout| (l.col as isize, l.row as isize);
+    let ((c_cs, c_rs), (a_cs, a_rs), (b_cs, b_rs)) = (strides(lc), strides(la), strides(lb));
+    if m == 0 || n == 0 {
+        return;
+    }
+    // SAFETY: the asserts above keep every element that gemm touches inside its slice, and `c` is borrowed alone.
+    unsafe {
+        let c = c.as_mut_ptr().add(lc.offset);
+        let (a, b) = (a.as_ptr().wrapping_add(la.offset), b.as_ptr().wrapping_add(lb.offset));
+        let alpha = if accumulate { F::ONE } else { F::ZERO };
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c,
+            c_cs,
+            c_rs,
+            accumulate,
+            a,
+            a_cs,
+            a_rs,
+            b,
+            b_cs,
+            b_rs,
+            alpha,
+            F::ONE,
+            false,
+            false,
+            false,
+            threads,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_ulp_over_its_range_and_keeps_nan() {
+        let mut worst = 0f64;
+        for i in -870_000..883_000 {
+            let x = i as f32 * 1e-4;
+            let exact = (x as f64).exp();
+            worst = worst.max((exp_f32(x) as f64 - exact).abs() / exact);
+        }
+        assert!(worst < 2.0 * f32::EPSILON as f64, "{worst}");
+        assert!(exp_f32(f32::NAN).is_nan());
+        assert!(exp_f32(1e30).is_finite() && exp_f32(-1e30) < 1.3e-38);
+    }
+
+    #[test]
+    fn the_fast_loops_agree_with_the_plain_ones() {
+        let row: Vec<f32> = (0..1003).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+        let wide: Vec<f64> = row.iter().map(|&x| x as f64).collect();
+        let close = |a: f32, b: f64| assert!((a as f64 - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} {b}");
+        close(f32::max_of(&row), f64::max_of(&wide));
+        close(f32::sum_exp(&row, 0.7, 3.0), f64::sum_exp(&wide, 0.7, 3.0));
+        close(f32::dot(&row, &row), f64::dot(&wide, &wide));
+    }
+
+    #[test]
+    fn gemm_reads_layouts_and_accumulates() {
+        // C (2x2) += A^T (A is 3x2, so A^T is 2x3) * B (3x2)
+        let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let b = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0];
+        let mut c = [10.0, 20.0, 30.0, 40.0];
+        let rows = |row, col| Layout { offset: 0, row, col };
+        gemm((2, 3, 2), &mut c, rows(2, 1), true, &a, rows(1, 2), &b, rows(2, 1), false);
+        assert_eq!(c, [16.0, 28.0, 38.0, 50.0]);
+    }
+}

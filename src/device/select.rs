@@ -1,0 +1,135 @@
+//! Which device to use: a rule on plain descriptions of adapters.
+
+use super::{Device, Gpu};
+use crate::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// What a user may ask for with `--device`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// A discrete GPU, else an integrated one, else the CPU. Never a software rasteriser.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The best adapter whose name, driver or backend contains this text (any case); empty means any,
+    /// software rasterisers included.
+    Gpu(String),
+}
+
+/// What kind of hardware an adapter is, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A card of its own.
+    Discrete,
+    /// Shares memory with the CPU.
+    Integrated,
+    /// Virtual or unknown.
+    Other,
+    /// A software rasteriser: for tests.
+    Software,
+}
+
+/// An adapter in words.
+#[derive(Debug, Clone)]
+pub struct AdapterSummary {
+    /// Position in the system's list, stable within a run.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// Driver name and version.
+    pub driver: String,
+    /// Vulkan, Metal, Dx12 or BrowserWebGpu.
+    pub backend: String,
+    /// What it is.
+    pub kind: Kind,
+}
+
+impl fmt::Display for AdapterSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?}, {}, {})", self.name, self.kind, self.backend, self.driver.trim())
+    }
+}
+
+/// The adapters this system has, best kind first.
+pub async fn adapters() -> Vec<AdapterSummary> {
+    let mut found = Gpu::adapters().await;
+    found.sort_by_key(|a| a.kind);
+    found
+}
+
+impl FromStr for Choice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Choice> {
+        match text {
+            "auto" => Ok(Choice::Auto),
+            "cpu" => Ok(Choice::Cpu),
+            "gpu" => Ok(Choice::Gpu(String::new())),
+            _ => match text.strip_prefix("gpu:") {
+                Some(filter) if !filter.is_empty() => Ok(Choice::Gpu(filter.to_lowercase())),
+                _ => Error::at("--device")
+                    .expected("`auto`, `cpu`, `gpu` or `gpu:PART-OF-ITS-NAME`")
+                    .found(format!("`{text}`"))
+                    .help("`potstill doctor` lists the adapters")
+                    .err(),
+            },
+        }
+    }
+}
+
+impl Choice {
+    /// Opens the device. Errors when a GPU was asked for by name and none matches.
+    pub async fn open(&self) -> Result<Device> {
+        let found = if *self == Choice::Cpu { Vec::new() } else { adapters().await };
+        match self.pick(&found)? {
+            Some(adapter) => Ok(Device::Gpu(Arc::new(Gpu::open(adapter.index).await?))),
+            None => Ok(Device::cpu()),
+        }
+    }
+
+    /// The adapter to use among those found (best first), `None` for the CPU.
+    fn pick<'a>(&self, found: &'a [AdapterSummary]) -> Result<Option<&'a AdapterSummary>> {
+        let matches = |a: &&AdapterSummary, filter: &str| {
+            [&a.name, &a.driver, &a.backend].iter().any(|text| text.to_lowercase().contains(filter))
+        };
+        match self {
+            Choice::Cpu => Ok(None),
+            Choice::Auto => Ok(found.iter().find(|a| matches!(a.kind, Kind::Discrete | Kind::Integrated))),
+            Choice::Gpu(filter) => {
+                let adapter = found.iter().find(|a| matches(a, filter));
+                adapter.map(Some).ok_or_else(|| {
+                    let names: Vec<_> = found.iter().map(|a| a.to_string()).collect();
+                    let found = if names.is_empty() { "no adapter at all".to_owned() } else { names.join(", ") };
+                    Error::at("--device")
+                        .expected(if filter.is_empty() { "a GPU".into() } else { format!("a GPU matching `{filter}`") })
+                        .found(found)
+                        .help("install a Vulkan driver (Linux: the mesa-vulkan-drivers package), or use `--device cpu`")
+                        .error()
+                })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter(name: &str, kind: Kind) -> AdapterSummary {
+        AdapterSummary { index: 0, name: name.into(), driver: "d".into(), backend: "Vulkan".into(), kind }
+    }
+
+    #[test]
+    fn auto_takes_hardware_and_never_a_software_rasteriser() {
+        let both = [adapter("card", Kind::Discrete), adapter("llvmpipe", Kind::Software)];
+        assert_eq!(Choice::Auto.pick(&both).unwrap().unwrap().name, "card");
+        assert!(Choice::Auto.pick(&both[1..]).unwrap().is_none());
+        assert_eq!("gpu:LLVM".parse::<Choice>().unwrap().pick(&both).unwrap().unwrap().name, "llvmpipe");
+        let error = "gpu:metal".parse::<Choice>().unwrap().pick(&both).unwrap_err().to_string();
+        assert!(error.contains("metal") && error.contains("llvmpipe"), "{error}");
+        assert!("gpux".parse::<Choice>().is_err());
+    }
+}

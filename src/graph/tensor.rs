@@ -1,0 +1,82 @@
+//! Tensor handles: an id, a shape and a dtype. Data lives elsewhere.
+
+use std::fmt;
+use std::ops::Deref;
+
+/// Element type on the device. Weights of other types are widened when they are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit float; the f64 oracle widens these.
+    F32,
+    /// 32-bit unsigned: token ids, positions, ranges, packed records.
+    U32,
+}
+
+/// Up to four dimensions, row-major.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    rank: u8,
+    dims: [usize; 4],
+}
+
+impl Shape {
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.iter().product()
+    }
+
+    /// All dimensions but the last, multiplied: how many rows the tensor has.
+    pub fn rows(&self) -> usize {
+        self[..self.len().saturating_sub(1)].iter().product()
+    }
+
+    /// The last dimension; 1 for a scalar.
+    pub fn cols(&self) -> usize {
+        self.last().copied().unwrap_or(1)
+    }
+}
+
+impl<const N: usize> From<[usize; N]> for Shape {
+    fn from(value: [usize; N]) -> Self {
+        const { assert!(N <= 4, "at most four dimensions") };
+        let mut dims = [1; 4];
+        dims[..N].copy_from_slice(&value);
+        Shape { rank: N as u8, dims }
+    }
+}
+
+impl Deref for Shape {
+    type Target = [usize];
+    fn deref(&self) -> &[usize] {
+        &self.dims[..self.rank as usize]
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self[..], f)
+    }
+}
+
+/// A handle to a tensor of one [`super::Graph`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tensor {
+    pub(super) id: u32,
+    /// Its shape.
+    pub shape: Shape,
+    /// Its element type.
+    pub dtype: DType,
+}
+
+impl Tensor {
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.shape.numel() as u64 * 4
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "%{}{:?}", self.id, self.shape)
+    }
+}

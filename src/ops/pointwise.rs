@@ -1,0 +1,120 @@
+//! Sums, products and multiples, element by element.
+
+use super::{add_grad, shader};
+use crate::Result;
+use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
+use crate::graph::{CpuIo, DType, Graph, Node, Op, Tensor, Twin};
+use rayon::prelude::*;
+
+pub(crate) const SHADER: Shader = shader!("pointwise");
+/// Elements one rayon task handles.
+const CHUNK: usize = 1 << 14;
+
+#[derive(Debug, Clone, Copy)]
+enum Pointwise {
+    Add,
+    AddInPlace,
+    Mul,
+    Scale(f32),
+}
+
+/// y = a + b; equal shapes.
+pub fn add(g: &mut Graph, a: Tensor, b: Tensor) -> Tensor {
+    assert_eq!(a.shape, b.shape, "add");
+    g.record(Pointwise::Add, &[a, b], [(a.shape, DType::F32)])[0]
+}
+
+/// a += b, in a's memory. Returns a's new value; the old handle must not be read again.
+pub fn add_in_place(g: &mut Graph, a: Tensor, b: Tensor) -> Tensor {
+    assert_eq!(a.shape, b.shape, "add_in_place");
+    g.record(Pointwise::AddInPlace, &[b, a], [(a.shape, DType::F32)])[0]
+}
+
+/// y = a * b; equal shapes.
+pub fn mul(g: &mut Graph, a: Tensor, b: Tensor) -> Tensor {
+    assert_eq!(a.shape, b.shape, "mul");
+    g.record(Pointwise::Mul, &[a, b], [(a.shape, DType::F32)])[0]
+}
+
+/// y = factor * a.
+pub fn scale(g: &mut Graph, a: Tensor, factor: f32) -> Tensor {
+    g.record(Pointwise::Scale(factor), &[a], [(a.shape, DType::F32)])[0]
+}
+
+impl Op for Pointwise {
+    fn name(&self) -> &'static str {
+        "pointwise"
+    }
+
+    fn in_place(&self) -> Option<(usize, usize)> {
+        matches!(self, Pointwise::AddInPlace).then_some((0, 1))
+    }
+
+    fn backward(&self, g: &mut Graph, node: &Node<'_>, dy: &[Option<Tensor>]) -> Result<()> {
+        let Some(dy) = dy[0] else { return Ok(()) };
+        match *self {
+            Pointwise::Add | Pointwise::AddInPlace => {
+                add_grad(g, node.inputs[0], dy);
+                add_grad(g, node.inputs[1], dy);
+            }
+            Pointwise::Mul => {
+                let [a, b] = [node.inputs[0], node.inputs[1]];
+                for (x, other) in [(a, b), (b, a)] {
+                    if g.requires_grad(x) {
+                        let dx = mul(g, dy, other);
+                        add_grad(g, x, dx);
+                    }
+                }
+            }
+            Pointwise::Scale(factor) => {
+                let dx = scale(g, dy, factor);
+                add_grad(g, node.inputs[0], dx);
+            }
+        }
+        Ok(())
+    }
+
+    fn dispatches(&self, node: &Node<'_>, caps: &Caps) -> Result<Vec<Dispatch>> {
+        let count = node.outputs[0].shape.numel();
+        let (kind, factor) = match *self {
+            Pointwise::Add => (0, 1.0),
+            Pointwise::AddInPlace => (1, 1.0),
+            Pointwise::Mul => (2, 1.0),
+            Pointwise::Scale(factor) => (3, factor),
+        };
+        let binary = matches!(self, Pointwise::Add | Pointwise::Mul);
+        let mut binds = vec![Bind::Out(0), Bind::In(0)];
+        if binary {
+            binds.push(Bind::In(1));
+        }
+        Ok(vec![Dispatch {
+            shader: SHADER,
+            entry: if binary { "binary" } else { "unary" },
+            constants: vec![("KIND", format!("{kind}u"))],
+            binds,
+            params: vec![count as u32, factor.to_bits()],
+            groups: grid(count.div_ceil(256), caps),
+        }])
+    }
+}
+
+impl Twin for Pointwise {
+    fn run<F: Real>(&self, io: &mut CpuIo<'_, F>) {
+        let y = io.out(0);
+        let a = io.f(0);
+        let b = io.inputs.get(1).map(|_| io.f(1)).unwrap_or(&[]);
+        y.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, y)| {
+            let start = chunk * CHUNK;
+            let a = &a[start..start + y.len()];
+            match *self {
+                Pointwise::Add => y.iter_mut().zip(a).zip(&b[start..]).for_each(|((y, &a), &b)| *y = a + b),
+                Pointwise::AddInPlace => y.iter_mut().zip(a).for_each(|(y, &a)| *y += a),
+                Pointwise::Mul => y.iter_mut().zip(a).zip(&b[start..]).for_each(|((y, &a), &b)| *y = a * b),
+                Pointwise::Scale(factor) => {
+                    let factor = F::of(factor as f64);
+                    y.iter_mut().zip(a).for_each(|(y, &a)| *y = factor * a)
+                }
+            }
+        });
+    }
+}
