@@ -1,8 +1,8 @@
 //! Model files against what other readers make of them. The fixtures come from `golden/make_gguf_golden.py`.
 
 use potstill::formats::{
-    Bytes, Dtype, ModelFolder, TensorSpec, Tensors, Tokenizer, claim_output_dir, write_configs, write_json,
-    write_safetensors,
+    Bytes, Dtype, GgufHeader, MetaValue, ModelFolder, TensorSpec, Tensors, Tokenizer, claim_output_dir, write_configs,
+    write_json, write_safetensors,
 };
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -63,7 +63,7 @@ fn ids(value: &Value) -> Vec<Vec<u32>> {
 
 fn tokenizer(name: &str) -> Tokenizer {
     let bytes = fs::read(golden(name)).unwrap();
-    Tokenizer::from_gguf(&potstill::formats::GgufHeader::parse(Path::new(name), &bytes).unwrap()).unwrap()
+    Tokenizer::from_gguf(&GgufHeader::parse(Path::new(name), &bytes).unwrap()).unwrap()
 }
 
 fn spm() -> Tokenizer {
@@ -77,6 +77,21 @@ fn byte_level_pre_tokenizers_split_as_their_models_do() {
         let tokenizer = tokenizer(&format!("{kind}.gguf"));
         assert_eq!(tokenizer.encode_batch(&texts, true).unwrap(), ids(&cases()["tokenizers"][kind]), "{kind}");
     }
+}
+
+/// llama.cpp's own splitting where a file names no other; its ids (node-llama-cpp 3.22) with the gpt-2 vocabulary.
+#[test]
+fn the_default_pre_tokenizer_splits_as_llama_cpp_does() {
+    let bytes = fs::read(golden("gpt-2.gguf")).unwrap();
+    let mut header = GgufHeader::parse(Path::new("gpt-2.gguf"), &bytes).unwrap();
+    let pre = |name: &str| MetaValue::String(name.to_string());
+    header.metadata.insert("tokenizer.ggml.pre".into(), pre("default"));
+    let cases: Value = serde_json::from_slice(&fs::read(golden("llama_cpp.json")).unwrap()).unwrap();
+    let texts: Vec<String> = serde_json::from_value(cases["texts"].clone()).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&header).unwrap();
+    assert_eq!(tokenizer.encode_batch(&texts, false).unwrap(), ids(&cases["default"]));
+    header.metadata.insert("tokenizer.ggml.pre".into(), pre("bloom"));
+    assert!(Tokenizer::from_gguf(&header).unwrap_err().to_string().contains("found bloom"));
 }
 
 #[test]

@@ -150,11 +150,14 @@ impl GgufHeader {
     /// The array of strings under `key`, if the key is there.
     pub fn strings(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some(values) = self.array(key)? else { return Ok(None) };
-        let text = |value| match value {
-            &MetaValue::String(ref text) => Ok(text.as_str()),
-            other => self.wrong(key, "an array of strings", other.kind()),
-        };
-        values.iter().map(text).collect::<Result<_>>().map(Some)
+        let mut texts = Vec::with_capacity(values.len());
+        for value in values {
+            match value {
+                MetaValue::String(text) => texts.push(text.as_str()),
+                other => return self.wrong(key, "an array of strings", other.kind()),
+            }
+        }
+        Ok(Some(texts))
     }
 }
 

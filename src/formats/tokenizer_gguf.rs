@@ -260,10 +260,10 @@ fn config(header: &GgufHeader, vocab: &Vocab) -> Result<Map<String, Value>> {
             config.insert(name.into(), json!(token));
         }
     }
-    if let Some(architecture) = header.string("general.architecture")? {
-        if let Some(length) = header.u64(&format!("{architecture}.context_length"))? {
-            config.insert("model_max_length".into(), json!(length));
-        }
+    if let Some(architecture) = header.string("general.architecture")?
+        && let Some(length) = header.u64(&format!("{architecture}.context_length"))?
+    {
+        config.insert("model_max_length".into(), json!(length));
     }
     if let Some(template) = header.string("tokenizer.chat_template")? {
         config.insert("chat_template".into(), json!(template));

@@ -5,9 +5,14 @@
 needs numpy, gguf, safetensors, tokenizers, sentencepiece. Everything is seeded; running it again changes nothing.
 
 quants.gguf / quants.safetensors          one tensor a type, random blocks; the gguf package's dequantisation
-tiny_llama.gguf / tiny_llama.safetensors  a one-layer llama with every optional tensor; its weights in transformers' layout
+tiny_llama.gguf / tiny_llama.safetensors  one layer, every optional tensor; weights in transformers' layout
 smallest.gguf                             the least that opens, for truncations and bit flips
 spm.gguf / tokenizers.json                a SentencePiece BPE; texts with their ids by sentencepiece and by tokenizers
+gpt-2.gguf, llama-bpe.gguf, qwen2.gguf    byte-level BPE under three pre-tokenizers, for the same texts
+smollm_tokenizer.json                     the tokenizer of tiny_llama.gguf as a tokenizer.json
+
+llama_cpp.json is not made here: its ids are llama.cpp's (through node-llama-cpp 3.22) for gpt-2.gguf's vocabulary with
+`tokenizer.ggml.pre` set to `default`.
 """
 
 import io
@@ -26,10 +31,12 @@ TYPES = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
 # Byte offsets of the f16 scales in a block, made finite; any other byte may be anything.
 SCALES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108],
           "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
-TEXTS = ["Hello world 123", "It's the o'clock, isn't IT'S?  two  spaces\n\nand\tlines\r\n", "naïve café — 你好 🙂 3.14159",
+TEXTS = ["Hello world 123", "It's the o'clock, isn't IT'S?  two  spaces\n\nand\tlines\r\n",
+         "naïve café — 你好 🙂 3.14159",
          " leading and trailing ", "x", "don't STOP!!! (a+b)^2 <= 1000000 | $5 ~ ok"]
 CORPUS = ["the still separates the lighter part from the heavy part and the rest stays behind in the still",
-          "it's a world of hello and of numbers 123 456 7890 and it isn't the only one", "leading spaces and trailing lines",
+          "it's a world of hello and of numbers 123 456 7890 and it isn't the only one",
+          "leading spaces and trailing lines",
           "distillation by boiling and condensing: two spaces, two lines, two worlds"] * 4
 
 
@@ -100,7 +107,8 @@ def byte_bpe(kind):
     from tokenizers import Regex, normalizers, pre_tokenizers as pre
     contractions = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
     rest = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    split = lambda regex: pre.Sequence([pre.Split(Regex(regex), "isolated"), pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bytes_only = pre.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = lambda regex: pre.Sequence([pre.Split(Regex(regex), "isolated"), bytes_only])
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=kind == "llama-bpe"))
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     tokenizer.pre_tokenizer = {
@@ -142,7 +150,8 @@ def tiny_llama():
               layer + "input_layernorm": (hidden,), layer + "post_attention_layernorm": (hidden,),
               layer + "self_attn.q_proj": (heads * dim, hidden), layer + "self_attn.k_proj": (kv * dim, hidden),
               layer + "self_attn.v_proj": (kv * dim, hidden), layer + "self_attn.o_proj": (hidden, heads * dim),
-              layer + "mlp.gate_proj": (ffn, hidden), layer + "mlp.up_proj": (ffn, hidden), layer + "mlp.down_proj": (hidden, ffn)}
+              layer + "mlp.gate_proj": (ffn, hidden), layer + "mlp.up_proj": (ffn, hidden),
+              layer + "mlp.down_proj": (hidden, ffn)}
     weights = {name + ".weight": rng.normal(0, 0.1, shape).astype(np.float16) for name, shape in shapes.items()}
     for part in "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj".split():
         weights[layer + part + ".bias"] = rng.normal(0, 0.1, shapes[layer + part][0]).astype(np.float32)
@@ -204,11 +213,13 @@ def smallest():
 
 def sentence_piece():
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(CORPUS), model_writer=model, model_type="bpe", vocab_size=400,
-                                             byte_fallback=True, character_coverage=1.0, normalization_rule_name="identity",
-                                             remove_extra_whitespaces=False, split_digits=True, minloglevel=2)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_writer=model, model_type="bpe", vocab_size=400, byte_fallback=True,
+        character_coverage=1.0, normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True,
+        minloglevel=2)
     sp = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    kinds = [2 if sp.is_unknown(i) else 3 if sp.is_control(i) else 6 if sp.is_byte(i) else 1 for i in range(sp.vocab_size())]
+    kind = lambda i: 2 if sp.is_unknown(i) else 3 if sp.is_control(i) else 6 if sp.is_byte(i) else 1
+    kinds = [kind(i) for i in range(sp.vocab_size())]
 
     def fill(writer):
         writer.add_tokenizer_model("llama")
@@ -228,7 +239,8 @@ def main():
     smallest()
     smollm = tiny_llama()
     spm, bos = sentence_piece()
-    out = {"texts": TEXTS, "spm": spm, "spm_bos": bos, "smollm": [smollm.encode(t).ids for t in TEXTS], "tokenizers": {}}
+    out = {"texts": TEXTS, "spm": spm, "spm_bos": bos, "tokenizers": {},
+           "smollm": [smollm.encode(t).ids for t in TEXTS]}
     for kind in ["gpt-2", "llama-bpe", "qwen2"]:
         tokenizer = byte_bpe(kind)
         out["tokenizers"][kind] = [tokenizer.encode(t).ids for t in TEXTS]
