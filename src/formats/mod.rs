@@ -1,1 +1,24 @@
-//! formats
+//! Model files: bytes to named tensors and back, and nothing else.
+//!
+//! [`ModelFolder`] opens a Hugging Face folder or a GGUF file; its [`Tensors`] decode weights on demand;
+//! [`Tokenizer`] turns text into ids.
+
+mod dtype;
+mod files;
+mod gguf;
+mod gguf_llama;
+mod model_folder;
+mod quants;
+mod safetensors_file;
+mod tensors;
+mod tokenizer;
+mod tokenizer_checks;
+mod tokenizer_gguf;
+
+pub use dtype::{Dtype, Quant};
+pub use files::{Bytes, claim_output_dir, read_json, read_json_if_present, write_atomically, write_json};
+pub use gguf::{GgufHeader, GgufTensor, MetaValue};
+pub use model_folder::{ModelFolder, write_configs};
+pub use safetensors_file::{TensorSpec, write_safetensors};
+pub use tensors::Tensors;
+pub use tokenizer::{DecodeStream, Tokenizer};
