@@ -1,7 +1,7 @@
 //! Chat templates, and which bytes of a rendered conversation the assistant spoke.
 //!
-//! Templates are Jinja2 as transformers runs it: `trim_blocks` and `lstrip_blocks` on, loop controls, `raise_exception`,
-//! `strftime_now`, a `tojson` that is Python's `json.dumps`, Python's string methods, and `{% generation %}` blocks,
+//! Templates are Jinja2 as transformers runs it: `trim_blocks` and `lstrip_blocks` on, loop controls,
+//! `raise_exception`, `strftime_now`, a `tojson` that is Python's `json.dumps`, Python's string methods, and `{% generation %}` blocks,
 //! which only mark text and are passed through. They come with models from anywhere and are run, not trusted: an error
 //! in one is an [`Error`], and they reach nothing outside themselves.
 //!
@@ -157,8 +157,8 @@ impl ChatTemplate {
                 show(other)
             ))
             .help(
-                "it rewrites earlier turns or its generation prompt is no part of the turn: split the conversation into \
-                 `prompt` and `completion` rows of text, or train on all tokens with `train_on_inputs: true`",
+                "it rewrites earlier turns or its generation prompt is no part of the turn: split the conversation \
+                 into `prompt` and `completion` rows of text, or train on all tokens with `train_on_inputs: true`",
             )
             .error()
     }

@@ -9,7 +9,7 @@
 //! | `messages` | turns of `role` and `content` (OpenAI) |
 //! | `conversations` | turns of `from` and `value` (ShareGPT) |
 //! | `prompt`, `completion` | two texts, or two lists of `role`/`content` turns; the completion is learned (TRL) |
-//! | `input_ids` | tokens; with `labels` (-100 = not learned, else the same id; unshifted, as transformers has them) or `loss_mask` |
+//! | `input_ids` | tokens; with `labels` (-100 = not learned, else the same id; unshifted) or `loss_mask` (0 or 1) |
 //!
 //! `tools` beside a conversation is handed to the chat template.
 

@@ -5,6 +5,7 @@
 //! and its flag and bytes never count.
 
 use std::ops::Range;
+use std::slice::from_ref;
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -60,11 +61,11 @@ impl Tokenise<'_> {
     /// conversation without template, and whatever the template or the tokenizer refuses.
     pub fn document(&self, source: &Source) -> Result<Document> {
         let mut document = match &source.content {
-            Content::Text(text) => self.text(text, &[0..text.len()], true)?,
+            Content::Text(text) => self.text(text, from_ref(&(0..text.len())), true)?,
             Content::PromptCompletion { prompt, completion } => {
                 let text = format!("{prompt}{completion}");
                 let learned = if self.train_on_inputs { 0 } else { prompt.len() };
-                self.text(&text, &[learned..text.len()], true)?
+                self.text(&text, from_ref(&(learned..text.len())), true)?
             }
             Content::Chat(chat) => {
                 let Some(template) = self.template else {
@@ -77,7 +78,7 @@ impl Tokenise<'_> {
                 };
                 if self.train_on_inputs {
                     let text = template.render(&chat.messages, &chat.tools, false, &source.place)?;
-                    self.text(&text, &[0..text.len()], false)?
+                    self.text(&text, from_ref(&(0..text.len())), false)?
                 } else {
                     let (text, spans) = template.render_learned(chat, &source.place)?;
                     self.text(&text, &spans, false)?
@@ -231,8 +232,8 @@ impl Corpus {
         self.ends.get(index).map_or(0..0, |&end| start..end)
     }
 
-    /// SHA-256, in hexadecimal, of `potstill corpus 1\n` and then for each document its length (u64), its ids (u32 each)
-    /// and its loss flags (u8 each, 0 or 1), all little-endian.
+    /// SHA-256, in hexadecimal, of `potstill corpus 1\n` and then for each document its length (u64), its ids (u32
+    /// each) and its loss flags (u8 each, 0 or 1), all little-endian.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(b"potstill corpus 1\n");

@@ -1,4 +1,4 @@
-"""Writes data.json: what transformers renders for chat templates, and hashlib's and Python's view of digests and orders.
+"""Writes data.json: chat templates as transformers renders them, corpus digests and shuffled orders as Python has them.
 
 Run: python tests/golden/data.py   (needs transformers and jinja2; no network, no model)
 """
@@ -79,7 +79,8 @@ LLAMA3 = """{{- bos_token }}
         {{- '<|eot_id|>' }}
         {%- endgeneration %}
     {%- else %}
-        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+        {{- message['content'] | trim + '<|eot_id|>' }}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
@@ -135,7 +136,8 @@ SINK = """{%- set plain = {"z": 1, "a": [true, none, 1.0, 1e-7, "q\\"é\\n</s>"]
 {{ none }} {{ true }} {{ 1.5 }} {{ missing }} {{ 3 }} {{ 1e20 }}
 {% for message in messages %}
   {% if loop.index0 == 3 %}{% break %}{% endif %}
-{{ loop.index }}:{{ message.content.split(' ')[-1].upper() }}{{ '!' if message.content.startswith('H') else '?' }}{{ message.get('name', 'nobody') }}
+{{ loop.index }}:{{ message.content.split(' ')[-1].upper() }}{{ '!' if message.content.startswith('H') else '?' }}
+{{- message.get('name', 'nobody') }}
 {{ message.items() | map('first') | join(',') }} {{ message.content[:3] | capitalize }} {{ 'x' ~ loop.index }}
 {% endfor %}
 {% macro shout(text, n=2) %}{{ text.rstrip('!') ~ '!' * n }}{% endmacro %}
