@@ -190,7 +190,7 @@ fn malformed_rows_are_answered_with_file_line_field_expected_and_found() {
 fn any_damage_to_a_row_is_an_error_or_a_row_and_never_a_panic() {
     let rows = [
         r#"{"text":"aé👋\n"}"#,
-        r#"{"messages":[{"role":"system","content":"s"},{"role":"assistant","content":null,"tool_calls":[{"a":1e3}]}]}"#,
+        r#"{"messages":[{"role":"system","content":"s"},{"role":"assistant","tool_calls":[{"a":1e3}]}]}"#,
         r#"{"conversations":[{"from":"human","value":"x"},{"from":"gpt","value":"y"}],"tools":[{}]}"#,
         r#"{"prompt":"x","completion":"y","id":null}"#,
         r#"{"input_ids":[1,2,3],"labels":[-100,2,3]}"#,

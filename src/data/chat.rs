@@ -1,9 +1,9 @@
 //! Chat templates, and which bytes of a rendered conversation the assistant spoke.
 //!
 //! Templates are Jinja2 as transformers runs it: `trim_blocks` and `lstrip_blocks` on, loop controls,
-//! `raise_exception`, `strftime_now`, a `tojson` that is Python's `json.dumps`, Python's string methods, and `{% generation %}` blocks,
-//! which only mark text and are passed through. They come with models from anywhere and are run, not trusted: an error
-//! in one is an [`Error`], and they reach nothing outside themselves.
+//! `raise_exception`, `strftime_now`, a `tojson` that is Python's `json.dumps`, Python's string methods, and
+//! `{% generation %}` blocks, which only mark text and are passed through. They come with models from anywhere and are
+//! run, not trusted: an error in one is an [`Error`], and they reach nothing outside themselves.
 //!
 //! A template does not say who speaks where. The span of an assistant's turn `i` is found by rendering prefixes: it
 //! begins where turns `0..i` with the generation prompt end and ends where turns `0..=i` end. That holds only while
