@@ -13,11 +13,30 @@ pub enum Error {
     /// Something a user gave (a file, a field, an argument) is not what it has to be.
     Input(Box<Complaint>),
     /// The operating system refused to read or write.
-    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    Io {
+        /// What was tried: "read", "create", "rename".
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The device failed: out of memory, lost, a validation error, no adapter.
-    Device { what: String, help: String },
+    Device {
+        /// What happened, on which device.
+        what: String,
+        /// What to do about it.
+        help: String,
+    },
     /// The loss or a gradient stopped being finite.
-    NotFinite { what: String, step: u64, help: String },
+    NotFinite {
+        /// Which number.
+        what: String,
+        /// At which optimiser step.
+        step: u64,
+        /// What to do about it.
+        help: String,
+    },
     /// The caller asked for a stop through a progress callback.
     Cancelled,
     /// A broken promise inside this crate: please report it.

@@ -50,10 +50,12 @@ impl Graph {
         self.grads.get(&self.original(tensor)).copied()
     }
 
-    /// The gradient gathered so far, if the caller may add to it in place: no other tensor shares it.
+    /// The gradient gathered so far, if the caller may add to it in place: no other tensor shares it
+    /// and the op whose gradient is being recorded does not read it.
     pub fn grad_in_place(&self, tensor: Tensor) -> Option<Tensor> {
         let grad = self.grad(tensor)?;
-        (self.grads.values().filter(|g| **g == grad).count() == 1).then_some(grad)
+        let owners = self.grads.values().filter(|g| **g == grad).count();
+        (owners == 1 && !self.being_read.contains(&grad)).then_some(grad)
     }
 
     /// Replaces the gradient gathered so far. Ops use [`crate::ops::add_grad`], which adds.
@@ -72,6 +74,7 @@ impl Graph {
         }
         let (op, inputs, outputs) = (node.op.clone(), node.inputs.clone(), node.outputs.clone());
         let dy: Vec<_> = outputs.iter().map(|t| self.grads.remove(&self.original(*t))).collect();
+        self.being_read = dy.iter().flatten().copied().collect();
         dy.iter().any(Option::is_some).then_some((op, inputs, outputs, dy))
     }
 

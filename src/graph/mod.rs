@@ -27,6 +27,8 @@ pub struct Graph {
     nodes: Vec<Recorded>,
     /// Gradient so far of a tensor, keyed by the tensor's id.
     grads: HashMap<u32, Tensor>,
+    /// Gradients that the op whose backward is being recorded may still read.
+    being_read: Vec<Tensor>,
     /// Node ranges whose activations are recomputed in the backward pass.
     segments: Vec<Range<usize>>,
     /// Recomputed tensor -> the original it stands for.
