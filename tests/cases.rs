@@ -5,10 +5,11 @@ use potstill::device::{Caps, Choice, Device, adapters};
 use potstill::selftest::{Case, cases, check_gradients, check_on, kernels_of};
 use std::collections::BTreeSet;
 
-/// Runs `check` over all rows and reports every failure at once.
+/// Runs `check` over all rows (of the ops whose name contains POTSTILL_TEST_OP, if it is set) and reports every
+/// failure at once.
 fn over_all(check: impl Fn(&Case) -> potstill::Result<()>) {
     let failures: Vec<String> =
-        cases::all().iter().filter_map(|case| check(case).err().map(|e| e.to_string())).collect();
+        cases::all().iter().filter_map(|case| check(&case).err().map(|e| e.to_string())).collect();
     assert!(failures.is_empty(), "{} rows fail:\n{}", failures.len(), failures.join("\n"));
 }
 
