@@ -125,7 +125,7 @@ impl Tally {
         let Some((_, value)) = hit else {
             let tail = f32::from_bits(row[layout.tail_at(0) as usize]);
             let least = rows::entries(layout, row).last().map_or(0.0, |e| layout.decode_value(e.1));
-            let slack = TOLERANCE + layout.rounding(least);
+            let slack = TOLERANCE + layout.rounding();
             return nll >= -least - slack && (-nll).exp() <= tail * (1.0 + TOLERANCE) + 1e-6;
         };
         let l = layout.decode_value(value);
@@ -136,7 +136,7 @@ impl Tally {
         }
         let difference = (nll + l).abs();
         self.found.worst_difference = self.found.worst_difference.max(f64::from(difference));
-        difference <= TOLERANCE + layout.rounding(l)
+        difference <= TOLERANCE + layout.rounding()
     }
 
     fn add_sampled(&mut self, hit: Option<(u32, u32)>, nll: f32, draws: u32) {

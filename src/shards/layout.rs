@@ -12,7 +12,6 @@
 //! bit 0 being the least significant bit of the section's first word. Sections start on a word; the bits left over at
 //! their end are zero.
 
-use half::f16;
 use serde::{Deserialize, Serialize};
 
 use super::spec::{LogProbType, Record, SetSpec};
@@ -32,10 +31,8 @@ pub enum ValueType {
     Count = 0,
     /// Bits of an f32 log-probability.
     F32 = 1,
-    /// Bits of an f16 log-probability.
-    F16 = 2,
     /// Unsigned code: log-probability = -code x step.
-    Unorm = 3,
+    Unorm = 2,
 }
 
 /// Places and widths of a row's fields. Everything is in words except the `*_bits`.
@@ -80,7 +77,6 @@ impl RowLayout {
             Record::TopK { k, log_probs } => {
                 let (bits, values, floor) = match log_probs {
                     LogProbType::F32 => (32, ValueType::F32, F32_FLOOR),
-                    LogProbType::F16 => (16, ValueType::F16, f16::MIN.to_f32()),
                     LogProbType::Unorm(bits) => (u32::from(bits), ValueType::Unorm, -24.0 * widest),
                 };
                 (k, bits, values, floor, spec.temperatures.len() as u32)
@@ -130,7 +126,7 @@ impl RowLayout {
     }
 
     /// The twelve words of a shader's layout uniform: stride_words, temperatures_at, temperatures, entries, ids_at,
-    /// id_bits, values_at, value_bits, value type (0 count, 1 f32, 2 f16, 3 unorm), bits of the f32 step, 0, 0.
+    /// id_bits, values_at, value_bits, value type (0 count, 1 f32, 2 unorm), bits of the f32 step, 0, 0.
     pub fn uniform_words(&self) -> [u32; 12] {
         let l = self;
         let head = [l.stride_words, l.temperatures_at, l.temperatures, l.entries, l.ids_at, l.id_bits];
@@ -144,7 +140,6 @@ impl RowLayout {
         let l = if log_prob < 0.0 { log_prob.max(self.floor) } else { 0.0 };
         match self.values {
             ValueType::F32 => l.to_bits(),
-            ValueType::F16 => u32::from(f16::from_f32(l).to_bits()),
             ValueType::Unorm => {
                 let most = f64::from((1u32 << self.value_bits) - 1);
                 (f64::from(l) / f64::from(self.floor) * most).round() as u32
@@ -157,17 +152,15 @@ impl RowLayout {
     pub fn decode_value(&self, bits: u32) -> f32 {
         match self.values {
             ValueType::F32 => f32::from_bits(bits),
-            ValueType::F16 => f16::from_bits(bits as u16).to_f32(),
             ValueType::Unorm => -(bits as f32) * self.step(),
             ValueType::Count => bits as f32,
         }
     }
 
-    /// Greatest difference between a log-probability in `[floor, 0]` and its stored form.
-    pub fn rounding(&self, log_prob: f32) -> f32 {
+    /// Greatest difference between a log-probability in `[floor, 0]` and its stored form: half a step, and the
+    /// roundings of the f32 product.
+    pub fn rounding(&self) -> f32 {
         match self.values {
-            ValueType::F16 => log_prob.abs() / 2048.0,
-            // Half a step, and the roundings of the f32 product.
             ValueType::Unorm => 0.5 * self.step() - self.floor * 2e-7,
             ValueType::F32 | ValueType::Count => 0.0,
         }

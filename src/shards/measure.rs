@@ -5,7 +5,6 @@ use super::sample::{counts_from_draws, draw, limit_unique, philox};
 use super::*;
 
 const V: usize = 49_152;
-const ROWS: u64 = 256;
 
 /// A standard normal number per key (Box-Muller).
 fn normal(a: u32, b: u32, c: u32) -> f64 {
@@ -47,6 +46,9 @@ impl Row {
 /// Sums over rows of one record's losses.
 struct Tally {
     spec: SetSpec,
+    /// Stand-in for a 16-bit type that the format does not have: IEEE half precision.
+    half: bool,
+    rows: f64,
     /// Tail mass, or distinct ids.
     extent: f64,
     /// Share of KL(p, q) that k + 1 buckets do not see.
@@ -58,7 +60,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(record: Record) -> Tally {
+    fn new((record, half): (Record, bool)) -> Tally {
         let spec = SetSpec {
             teacher: Teacher { name: String::new(), digest: String::new() },
             tokenizer_digest: String::new(),
@@ -73,10 +75,11 @@ impl Tally {
             entropy: false,
         };
         spec.validate(std::path::Path::new("measure")).unwrap();
-        Tally { spec, extent: 0.0, unseen: 0.0, stored_error: 0.0, gradient: vec![0.0; V] }
+        Tally { spec, half, rows: 0.0, extent: 0.0, unseen: 0.0, stored_error: 0.0, gradient: vec![0.0; V] }
     }
 
     fn add(&mut self, row: &Row, number: u64) {
+        self.rows += 1.0;
         match self.spec.record {
             Record::TopK { k, .. } => self.add_top_k(row, &row.order[..k as usize]),
             Record::Sampled { draws, max_unique, seed } => {
@@ -99,7 +102,10 @@ impl Tally {
         head.iter().for_each(|&id| outside[id as usize] = false);
         let rest = |of: &[f64]| of.iter().zip(&outside).filter(|x| *x.1).map(|x| x.0).sum::<f64>();
         let (tail, q_tail) = (rest(&row.p), rest(&row.q));
-        let stored = |p: f64| f64::from(layout.decode_value(layout.encode_log_prob(p.ln() as f32))).exp();
+        let stored = |p: f64| match p.ln() as f32 {
+            l if self.half => half::f16::from_f32(l).to_f64().exp(),
+            l => f64::from(layout.decode_value(layout.encode_log_prob(l))).exp(),
+        };
         let bucket = |p: f64, q: f64| if p > 0.0 { p * (p / q).ln() } else { 0.0 };
         let (mut exact, mut kept) = (bucket(tail, q_tail), bucket(tail, q_tail));
         let scale = 1.0 - tail / q_tail;
@@ -120,13 +126,16 @@ impl Tally {
     }
 
     fn line(&self, full: &[f64]) -> String {
-        let n = ROWS as f64;
+        let n = self.rows;
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let (norm, full_norm) = (dot(&self.gradient, &self.gradient).sqrt(), dot(full, full).sqrt());
         let angle = (dot(&self.gradient, full) / norm / full_norm).clamp(-1.0, 1.0).acos().to_degrees();
         let (name, lost) = match self.spec.record {
             Record::TopK { k, log_probs } => (
-                format!("top-k {k}, {log_probs} | tail {:.3}", self.extent / n),
+                {
+                    let name = if self.half { "f16".to_string() } else { log_probs.to_string() };
+                    format!("top-k {k}, {name} | tail {:.3}", self.extent / n)
+                },
                 format!("{:.1} % | {:.0e}", 100.0 * self.unseen / n, self.stored_error / n),
             ),
             Record::Sampled { draws, max_unique, .. } => {
@@ -137,32 +146,33 @@ impl Tally {
     }
 }
 
-fn records() -> Vec<Record> {
+fn records() -> Vec<(Record, bool)> {
     let top_k = |k, log_probs| Record::TopK { k, log_probs };
     let sampled = |draws, max_unique| Record::Sampled { draws, max_unique, seed: 1 };
-    let mut records: Vec<Record> =
-        [8, 12, 32, 64, 128, 256].map(|k| top_k(k, LogProbType::DEFAULT)).into_iter().collect();
-    let types = [LogProbType::F32, LogProbType::F16, LogProbType::Unorm(12), LogProbType::Unorm(8)];
+    let mut records: Vec<Record> = [8, 12, 32, 64, 128, 256].map(|k| top_k(k, LogProbType::DEFAULT)).to_vec();
+    let types = [LogProbType::F32, LogProbType::Unorm(12), LogProbType::Unorm(8)];
     records.extend(types.map(|t| top_k(64, t)));
     records.extend([(12, 12), (22, 22), (50, 50), (50, 32), (50, 24), (50, 16), (150, 64)].map(|(n, u)| sampled(n, u)));
-    records
+    let half = (top_k(64, LogProbType::Unorm(16)), true);
+    records.into_iter().map(|record| (record, false)).chain([half]).collect()
 }
 
 #[test]
 #[ignore = "prints a table"]
 fn table() {
-    for sharpness in [1.0, 1.5, 2.5] {
+    for (sharpness, rows) in [(1.0, 256), (1.5, 256), (2.5, 256), (1.5, 4096)] {
         let mut tallies: Vec<Tally> = records().into_iter().map(Tally::new).collect();
         let (mut full, mut kl, mut entropy) = (vec![0.0; V], 0.0, 0.0);
-        for number in 0..ROWS {
+        for number in 0..rows {
             let row = Row::new(number as u32, sharpness);
             full.iter_mut().zip(row.q.iter().zip(&row.p)).for_each(|(f, (q, p))| *f += q - p);
             kl += row.kl;
             entropy -= row.p.iter().map(|p| if *p > 0.0 { p * p.ln() } else { 0.0 }).sum::<f64>();
             tallies.iter_mut().for_each(|t| t.add(&row, number));
         }
-        let n = ROWS as f64;
-        println!("\nsharpness {sharpness}: entropy {:.2} nats, KL(teacher, student) {:.3}\n", entropy / n, kl / n);
+        let n = rows as f64;
+        let (entropy, kl) = (entropy / n, kl / n);
+        println!("\nsharpness {sharpness}, {rows} rows: entropy {entropy:.2} nats, KL(teacher, student) {kl:.3}\n");
         println!("| bytes | record | extent | KL unseen | KL error | angle / norm |\n|---|---|---|---|---|---|");
         tallies.iter().for_each(|t| println!("{}", t.line(&full)));
     }

@@ -15,7 +15,7 @@ pub const DEFAULT_K: u32 = 64;
 /// Draws of a sampled row unless asked otherwise (N = 50 in arXiv 2503.16870).
 pub const DEFAULT_DRAWS: u32 = 50;
 /// Slots of a sampled row unless asked otherwise; a row with more distinct tokens is merged without bias.
-pub const DEFAULT_MAX_UNIQUE: u32 = 32;
+pub const DEFAULT_MAX_UNIQUE: u32 = 24;
 /// Rows of a shard file unless asked otherwise; also the most work that a killed capture repeats.
 pub const DEFAULT_ROWS_PER_SHARD: u32 = 16_384;
 
@@ -92,14 +92,12 @@ pub enum Record {
 pub enum LogProbType {
     /// IEEE single precision.
     F32,
-    /// IEEE half precision.
-    F16,
     /// `8..=16` bits, evenly spaced over `[floor, 0]`, floor = -24 x the greatest temperature (at least 1).
     Unorm(u8),
 }
 
 impl LogProbType {
-    /// The default: at 2 bytes its error is below half precision's wherever a probability matters.
+    /// The default: IEEE half precision has its bytes and up to twice its error, and is not offered.
     pub const DEFAULT: LogProbType = LogProbType::Unorm(16);
 }
 
@@ -107,7 +105,6 @@ impl fmt::Display for LogProbType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LogProbType::F32 => write!(f, "f32"),
-            LogProbType::F16 => write!(f, "f16"),
             LogProbType::Unorm(bits) => write!(f, "unorm{bits}"),
         }
     }
@@ -123,8 +120,8 @@ impl TryFrom<String> for LogProbType {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        let known = (8..=16).map(LogProbType::Unorm).chain([LogProbType::F32, LogProbType::F16]);
-        let unknown = || format!("log-probability type {name:?} is none of f32, f16, unorm8 to unorm16");
+        let known = (8..=16).map(LogProbType::Unorm).chain([LogProbType::F32]);
+        let unknown = || format!("log-probability type {name:?} is none of f32, unorm8 to unorm16");
         known.into_iter().find(|t| t.to_string() == name).ok_or_else(unknown)
     }
 }

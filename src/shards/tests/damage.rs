@@ -60,7 +60,7 @@ fn a_damaged_shard_is_refused_even_with_its_digest_forged() {
 
 #[test]
 fn a_damaged_shard_is_found_when_it_is_read() {
-    let spec = spec(top_k(3, LogProbType::F16), &[1.0], 40);
+    let spec = spec(top_k(3, LogProbType::F32), &[1.0], 40);
     let dir = tempfile::tempdir().unwrap();
     capture(dir.path(), &spec, 40).unwrap();
     let path = dir.path().join("00001.shard");
@@ -78,7 +78,7 @@ fn a_damaged_shard_is_found_when_it_is_read() {
 
 #[test]
 fn a_damaged_journal_never_panics_and_never_changes_the_result() {
-    let spec = spec(top_k(3, LogProbType::F16), &[1.0], 40);
+    let spec = spec(top_k(3, LogProbType::F32), &[1.0], 40);
     let (dir, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     capture(whole.path(), &spec, 40).unwrap();
     let (mut writer, _) = Writer::resume_or_create(dir.path(), spec.clone()).unwrap();

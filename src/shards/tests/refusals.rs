@@ -111,6 +111,9 @@ fn other_students_versions_and_tokens_are_refused() {
     assert!(reader.read_rows(u64::MAX, 2).is_err());
 }
 
+/// Spoils ids, log-probabilities, tails and log-partitions.
+type ChangeTopK<'a> = &'a dyn Fn(&mut [u32], &mut [f32], &mut [f32], &mut [f32]);
+
 #[test]
 fn a_bad_batch_is_refused_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -130,7 +133,7 @@ fn a_bad_batch_is_refused_whole() {
     refused(&|b| b.entropy[6] = -1.0, &["row 6", "entropy"]);
     refused(&|b| b.entropy.clear(), &["`entropy` of a batch of 20", "expected 20", "found 0"]);
     refused(&|b| b.nll.truncate(19), &["`nll`", "expected 20", "found 19"]);
-    let mut refused = |change: &dyn Fn(&mut [u32], &mut [f32], &mut [f32], &mut [f32]), words: &[&str]| {
+    let mut refused = |change: ChangeTopK, words: &[&str]| {
         let change_records = |b: &mut RowBatch| {
             let Records::TopK { ids, log_probs, tails, log_partitions } = &mut b.records else { panic!() };
             change(ids, log_probs, tails, log_partitions);
