@@ -6,12 +6,14 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod formats;
+pub mod generate;
 pub mod graph;
 pub mod losses;
 pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod random;
 pub mod selftest;
 pub mod shards;
 

@@ -1,7 +1,10 @@
 //! The case table on every device: shaders validate without a GPU, the CPU twins and every adapter agree with the
 //! f64 oracle, gradients agree with central differences.
 
-use potstill::device::{Caps, Choice, Device, adapters};
+mod common;
+
+use common::gpus;
+use potstill::device::{Caps, Device};
 use potstill::selftest::{Case, cases, check_gradients, check_on, kernels_of};
 use std::collections::BTreeSet;
 
@@ -11,20 +14,6 @@ fn over_all(check: impl Fn(&Case) -> potstill::Result<()>) {
     let failures: Vec<String> =
         cases::all().iter().filter_map(|case| check(&case).err().map(|e| e.to_string())).collect();
     assert!(failures.is_empty(), "{} rows fail:\n{}", failures.len(), failures.join("\n"));
-}
-
-/// The adapters to test on: all found, but only those named by POTSTILL_TEST_ADAPTER if it is set. None is an
-/// error unless POTSTILL_TEST_ADAPTER is `none`.
-fn gpus() -> Vec<Device> {
-    let only = std::env::var("POTSTILL_TEST_ADAPTER").unwrap_or_default().to_lowercase();
-    if only == "none" {
-        return Vec::new();
-    }
-    let found = pollster::block_on(adapters());
-    let names: BTreeSet<String> = found.iter().map(|a| a.name.to_lowercase()).filter(|n| n.contains(&only)).collect();
-    assert!(!names.is_empty(), "no GPU adapter matches `{only}`; tests/setup.sh installs a software driver");
-    let open = |name: &String| pollster::block_on(Choice::Gpu(name.clone()).open()).expect("the adapter opens");
-    names.iter().map(open).collect()
 }
 
 #[test]

@@ -95,6 +95,13 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// [`Tokenizer::encode`] without special tokens around the text, and for each token the byte where it ends.
+    pub fn encode_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+        let encoding = self.inner.encode(text, false).map_err(|e| self.failed("encode", &e))?;
+        let ends = encoding.get_offsets().iter().map(|(_, end)| *end).collect();
+        Ok((encoding.get_ids().to_vec(), ends))
+    }
+
     /// [`Tokenizer::encode`] of many texts on all cores.
     pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S], add_special: bool) -> Result<Vec<Vec<u32>>> {
         texts.par_iter().map(|text| self.encode(text.as_ref(), add_special)).collect()

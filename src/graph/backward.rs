@@ -11,7 +11,7 @@ impl Graph {
     /// that flows into it from outside (from a fused loss, say). Afterwards [`Graph::grad`] gives each leaf's gradient.
     pub fn backward(&mut self, seeds: &[(Tensor, Tensor)]) -> Result<()> {
         for &(tensor, grad) in seeds {
-            if tensor.shape != grad.shape {
+            if tensor.shape.numel() != grad.shape.numel() {
                 return Err(Error::internal(format!("gradient {grad:?} for {tensor:?}")));
             }
             self.grads.insert(self.original(tensor), grad);
@@ -29,7 +29,7 @@ impl Graph {
             }
             let (_, map) = recomputed.as_ref().expect("set above");
             let again = |tensors: &[Tensor]| -> Vec<Tensor> {
-                tensors.iter().map(|t| map.get(&t.id).copied().unwrap_or(*t)).collect()
+                tensors.iter().map(|t| stand_in(map, t)).collect()
             };
             op.backward(self, &Node { inputs: &again(&inputs), outputs: &again(&outputs) }, &dy)?;
         }
@@ -45,22 +45,23 @@ impl Graph {
         Ok(result)
     }
 
-    /// The gradient gathered so far for a tensor, if any.
+    /// The gradient gathered so far for a tensor, if any, in the tensor's shape.
     pub fn grad(&self, tensor: Tensor) -> Option<Tensor> {
-        self.grads.get(&self.original(tensor)).copied()
+        let grad = self.grads.get(&self.original(tensor))?;
+        Some(Tensor { shape: tensor.shape, ..*grad })
     }
 
     /// The gradient gathered so far, if the caller may add to it in place: no other tensor shares it
     /// and the op whose gradient is being recorded does not read it.
     pub fn grad_in_place(&self, tensor: Tensor) -> Option<Tensor> {
         let grad = self.grad(tensor)?;
-        let owners = self.grads.values().filter(|g| **g == grad).count();
-        (owners == 1 && !self.being_read.contains(&grad)).then_some(grad)
+        let owners = self.grads.values().filter(|g| g.id == grad.id).count();
+        (owners == 1 && !self.being_read.contains(&grad.id)).then_some(grad)
     }
 
     /// Replaces the gradient gathered so far. Ops use [`crate::ops::add_grad`], which adds.
     pub fn set_grad(&mut self, tensor: Tensor, grad: Tensor) {
-        assert_eq!(tensor.shape, grad.shape, "a gradient has its tensor's shape");
+        assert_eq!(tensor.shape.numel(), grad.shape.numel(), "a gradient has its tensor's size");
         self.grads.insert(self.original(tensor), grad);
     }
 
@@ -73,8 +74,12 @@ impl Graph {
             return None;
         }
         let (op, inputs, outputs) = (node.op.clone(), node.inputs.clone(), node.outputs.clone());
-        let dy: Vec<_> = outputs.iter().map(|t| self.grads.remove(&self.original(*t))).collect();
-        self.being_read = dy.iter().flatten().copied().collect();
+        let mut dy = Vec::new();
+        for t in &outputs {
+            let grad = self.grads.remove(&self.original(*t));
+            dy.push(grad.map(|grad| Tensor { shape: t.shape, ..grad }));
+        }
+        self.being_read = dy.iter().flatten().map(|t| t.id).collect();
         dy.iter().any(Option::is_some).then_some((op, inputs, outputs, dy))
     }
 
@@ -85,7 +90,7 @@ impl Graph {
         for index in range {
             let node = &self.nodes[index];
             let (op, old_outputs) = (node.op.clone(), node.outputs.clone());
-            let inputs = node.inputs.iter().map(|t| map.get(&t.id).copied().unwrap_or(*t)).collect();
+            let inputs = node.inputs.iter().map(|t| stand_in(&map, t)).collect();
             let mut outputs = Vec::new();
             for old in old_outputs {
                 let new = self.new_tensor(old.shape, old.dtype, false, None);
@@ -97,4 +102,9 @@ impl Graph {
         }
         map
     }
+}
+
+/// The recomputed tensor that stands for `t`, in t's shape; `t` itself if it was not recomputed.
+fn stand_in(map: &HashMap<u32, Tensor>, t: &Tensor) -> Tensor {
+    map.get(&t.id).map_or(*t, |new| Tensor { shape: t.shape, ..*new })
 }

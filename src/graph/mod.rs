@@ -28,7 +28,7 @@ pub struct Graph {
     /// Gradient so far of a tensor, keyed by the tensor's id.
     grads: HashMap<u32, Tensor>,
     /// Gradients that the op whose backward is being recorded may still read.
-    being_read: Vec<Tensor>,
+    being_read: Vec<u32>,
     /// Node ranges whose activations are recomputed in the backward pass.
     segments: Vec<Range<usize>>,
     /// Recomputed tensor -> the original it stands for.
@@ -111,6 +111,13 @@ impl Graph {
             outputs.map(|(shape, dtype)| self.new_tensor(shape, dtype, requires_grad && dtype == DType::F32, None));
         self.nodes.push(Recorded { op: Arc::new(op), inputs: inputs.to_vec(), outputs: outputs.to_vec() });
         outputs
+    }
+
+    /// The same tensor seen with other dimensions: no work, no copy.
+    pub fn reshape(&self, tensor: Tensor, shape: impl Into<Shape>) -> Tensor {
+        let shape = shape.into();
+        assert_eq!(tensor.shape.numel(), shape.numel(), "reshape keeps the number of elements");
+        Tensor { shape, ..tensor }
     }
 
     /// Keeps a tensor readable after a replay, under `name`.

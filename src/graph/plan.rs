@@ -97,6 +97,13 @@ impl Plan {
         self.slots.iter().chain(&self.kept).sum()
     }
 
+    /// Bytes of each slot of a scratch pool that all of these plans can use in turn.
+    pub fn shared_slots(plans: &[&Plan]) -> Vec<u64> {
+        let slots = plans.iter().map(|plan| plan.slots.len()).max().unwrap_or(0);
+        let largest = |i: usize| plans.iter().filter_map(|plan| plan.slots.get(i)).max().copied().unwrap_or(0);
+        (0..slots).map(largest).collect()
+    }
+
     /// Floating-point operations of one replay.
     pub fn flops(&self) -> u64 {
         self.steps.iter().map(|s| s.cost.flops).sum()

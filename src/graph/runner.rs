@@ -41,6 +41,11 @@ impl Runner {
         Ok(runner)
     }
 
+    /// A scratch pool that holds every one of these plans, so that none has to replace a buffer of another's.
+    pub fn reserve(device: &Device, plans: &[&Plan]) -> Result<Vec<Buffer>> {
+        Plan::shared_slots(plans).into_iter().map(|bytes| device.alloc("activations", bytes)).collect()
+    }
+
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan

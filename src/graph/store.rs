@@ -72,6 +72,15 @@ impl Store {
         self.entries.insert(name.to_owned(), Entry { slice, shape, dtype });
     }
 
+    /// Another store over the same memory, of the names that `keep` accepts.
+    pub fn share(&self, keep: impl Fn(&str) -> bool) -> Store {
+        let mut shared = Store::new(&self.device);
+        for (name, entry) in self.entries.iter().filter(|(name, _)| keep(name)) {
+            shared.insert(name, entry.slice.clone(), entry.shape, entry.dtype);
+        }
+        shared
+    }
+
     /// Whether `name` has memory.
     pub fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)

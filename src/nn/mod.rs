@@ -1,1 +1,96 @@
-//! nn
+//! Layers: a few lines each over the ops, named as in the literature.
+
+mod params;
+pub mod rotary;
+
+pub use params::{ParamSpec, Params};
+
+use crate::Result;
+use crate::graph::{DType, Graph, Shape, Tensor};
+use crate::ops::{self, Ranges, Segments};
+
+/// A token batch's tensors on the device; all external, written by whoever packs the batch. N rows in all.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchInputs {
+    /// Token ids, u32 [N].
+    pub tokens: Tensor,
+    /// Position of each row in its document, u32 [N].
+    pub positions: Tensor,
+    /// Which rows may see which.
+    pub ranges: Ranges,
+    /// Rows sorted by token, for the embedding's gradient; absent where nothing is trained.
+    pub segments: Option<Segments>,
+    /// Positions are below this.
+    pub context: usize,
+}
+
+impl BatchInputs {
+    /// Declares the inputs of a batch of `n` rows as externals `PREFIX.tokens`, `PREFIX.positions`,
+    /// `PREFIX.query_range` and, with `train`, those that only gradients need: `PREFIX.key_range`,
+    /// `PREFIX.segment_order`, `PREFIX.segment_start`, `PREFIX.segment_token`.
+    pub fn declare(g: &mut Graph, prefix: &str, n: usize, context: usize, train: bool) -> BatchInputs {
+        let mut input = |name: &str, shape: Shape| g.external(&format!("{prefix}.{name}"), shape, DType::U32);
+        let key = train.then(|| input("key_range", [n, 2].into()));
+        let segments = train.then(|| Segments {
+            order: input("segment_order", [n].into()),
+            starts: input("segment_start", [n + 1].into()),
+            tokens: input("segment_token", [n].into()),
+        });
+        BatchInputs {
+            tokens: input("tokens", [n].into()),
+            positions: input("positions", [n].into()),
+            ranges: Ranges { query: input("query_range", [n, 2].into()), key },
+            segments,
+            context,
+        }
+    }
+}
+
+/// y = x W^T (+ b) (+ residual); parameters `name.weight` [out, in] and, if `bias`, `name.bias` [out].
+pub fn linear(
+    g: &mut Graph,
+    params: &Params<'_>,
+    name: &str,
+    x: Tensor,
+    out: usize,
+    bias: bool,
+    residual: Option<Tensor>,
+) -> Tensor {
+    let weight = params.get(g, &format!("{name}.weight"), [out, x.shape.cols()]);
+    let bias = bias.then(|| params.get(g, &format!("{name}.bias"), [out]));
+    ops::linear(g, x, weight, bias, residual)
+}
+
+/// Root-mean-square norm over the last axis with parameter `name.weight` [d].
+pub fn rms_norm(g: &mut Graph, params: &Params<'_>, name: &str, x: Tensor, eps: f64) -> Tensor {
+    let weight = params.get(g, &format!("{name}.weight"), [x.shape.cols()]);
+    ops::rms_norm(g, x, weight, eps as f32)
+}
+
+/// Rows of the token embedding `name.weight` [vocab, d].
+pub fn embedding(
+    g: &mut Graph,
+    params: &Params<'_>,
+    name: &str,
+    batch: &BatchInputs,
+    shape: [usize; 2],
+) -> Result<Tensor> {
+    let table = params.get(g, &format!("{name}.weight"), shape);
+    Ok(ops::embedding(g, batch.tokens, table, batch.segments, 1.0))
+}
+
+/// Gated MLP: down(silu(gate(x)) * up(x)) + residual, with parameters under `name`.
+pub fn gated_mlp(
+    g: &mut Graph,
+    params: &Params<'_>,
+    name: &str,
+    x: Tensor,
+    intermediate: usize,
+    bias: bool,
+    residual: Tensor,
+) -> Tensor {
+    let gate = linear(g, params, &format!("{name}.gate_proj"), x, intermediate, bias, None);
+    let up = linear(g, params, &format!("{name}.up_proj"), x, intermediate, bias, None);
+    let inner = ops::swiglu(g, gate, up);
+    linear(g, params, &format!("{name}.down_proj"), inner, x.shape.cols(), bias, Some(residual))
+}

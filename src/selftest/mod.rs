@@ -9,6 +9,7 @@ pub use check::{Finding, check_gradients, check_on, kernels_of};
 
 use crate::Result;
 use crate::graph::{DType, Graph, Shape, Tensor, Values};
+use crate::random::SplitMix64;
 use std::collections::HashMap;
 
 /// One row of the table.
@@ -48,7 +49,7 @@ impl Case {
 
     /// Builds the graph, its backward pass from random upstream gradients, and the input values.
     pub fn setup(&self) -> Result<Setup> {
-        let mut setup = Setup { state: 0x9e37_79b9_7f4a_7c15, ..Setup::default() };
+        let mut setup = Setup::default();
         (self.build)(&mut setup)?;
         setup.finish()?;
         Ok(setup)
@@ -66,7 +67,7 @@ pub struct Setup {
     /// Pairs (weights' external name, result index): the scalar under differentiation is their dot product.
     pub(crate) seeds: Vec<(String, usize)>,
     pub(crate) claims: Vec<Claim>,
-    state: u64,
+    random: SplitMix64,
 }
 
 /// d (sum of weights * loss) / d input = grad, where the op itself computes `grad`.
@@ -78,13 +79,9 @@ pub(crate) struct Claim {
 }
 
 impl Setup {
-    /// Uniform in [-1, 1), the same on every machine (splitmix64).
+    /// Uniform in [-1, 1), the same on every machine.
     pub fn random(&mut self) -> f64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+        2.0 * self.random.uniform() - 1.0
     }
 
     /// `n` random values, each exactly an f32, so that f32 and f64 start equal.

@@ -1,0 +1,335 @@
+//! A whole run: train, measure, save checkpoints, resume, and write the student's folder with its card and report.
+
+use super::checkpoint::{self, Array, Checkpoint, State};
+use super::memory::{self, Memory};
+use super::metrics::{self, Eval, Evaluation, Record, Train};
+use super::recipe::Recipe;
+use super::setup::Setup;
+use super::student::write_folder;
+use super::trainer::{StepReport, Trainer, loss_names};
+use super::{lineage, samples};
+use crate::formats::{Tokenizer, claim_output_dir};
+use crate::models::Decoder;
+use crate::optim::RING;
+use crate::{Error, Result};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// What a caller hears while a run goes on.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Everything is opened and planned; nothing is allocated yet.
+    Planned {
+        /// The device.
+        device: String,
+        /// Memory by purpose.
+        memory: Memory,
+        /// Weights of the student.
+        parameters: usize,
+        /// Tokens of an epoch.
+        tokens: usize,
+        /// What the user should know.
+        warnings: &'a [String],
+    },
+    /// Training begins, or goes on after `step` steps of an earlier process.
+    Started {
+        /// Steps done.
+        step: u64,
+        /// Steps of the run.
+        total: u64,
+    },
+    /// A step's scalars.
+    Step {
+        /// The scalars.
+        report: &'a StepReport,
+        /// Rows a second since the last report.
+        tokens_per_second: f64,
+    },
+    /// Held-out numbers after `step` steps; 0 is the untrained student.
+    Evaluated {
+        /// Steps done.
+        step: u64,
+        /// The numbers.
+        evaluation: &'a Evaluation,
+    },
+    /// A checkpoint is on disk.
+    Saved {
+        /// Steps done.
+        step: u64,
+        /// Where.
+        path: &'a Path,
+    },
+}
+
+/// Hears events and may stop the run: after `Break` a checkpoint is saved and [`Error::Cancelled`] returned.
+pub type Observer<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>;
+
+/// What a finished run leaves.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The student's folder.
+    pub folder: PathBuf,
+    /// Steps of the run.
+    pub steps: u64,
+    /// Held-out numbers of the untrained student.
+    pub before: Option<Evaluation>,
+    /// Held-out numbers of the trained student.
+    pub after: Option<Evaluation>,
+    /// Rows a second while training, measurement and saving left out; 0 if no step was left to do.
+    pub tokens_per_second: f64,
+    /// Planned memory.
+    pub memory: Memory,
+    /// Largest resident size of the process, where the system tells.
+    pub peak_memory: Option<u64>,
+}
+
+/// Follows a recipe. Where the output folder holds checkpoints of the same recipe it goes on from the latest; other
+/// contents are refused unless `overwrite`.
+pub fn distill(recipe: &Recipe, overwrite: bool, observer: Observer<'_>) -> Result<Outcome> {
+    let folder = recipe.output_path.clone();
+    let checkpoints = folder.join("checkpoints");
+    if overwrite && checkpoints.exists() {
+        std::fs::remove_dir_all(&checkpoints).map_err(Error::io("remove", &checkpoints))?;
+    }
+    let saved = checkpoint::latest(&checkpoints)?;
+    if saved.is_none() {
+        claim_output_dir(&folder, overwrite)?;
+    }
+    let setup = Setup::open(recipe)?;
+    if let Some(saved) = &saved {
+        saved.check(&recipe.canonical(), &setup.digests)?;
+    }
+    let planned = Event::Planned {
+        device: setup.device.name(),
+        memory: setup.memory,
+        parameters: setup.origin.decoder.parameter_count(),
+        tokens: setup.training_tokens(),
+        warnings: &setup.warnings,
+    };
+    if observer(planned).is_break() {
+        return Err(Error::Cancelled);
+    }
+    Run::start(recipe, setup, saved)?.finish(observer)
+}
+
+/// A run under way.
+struct Run<'a> {
+    recipe: &'a Recipe,
+    folder: PathBuf,
+    trainer: Trainer,
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    generation_config: Value,
+    lineage: lineage::Lineage,
+    state: State,
+    metrics: metrics::Writer,
+    prompts: Vec<Vec<u32>>,
+    memory: Memory,
+    /// Rows trained by this process and the seconds it took.
+    trained: (usize, f64),
+}
+
+impl<'a> Run<'a> {
+    fn start(recipe: &'a Recipe, setup: Setup, saved: Option<Checkpoint>) -> Result<Run<'a>> {
+        let folder = recipe.output_path.clone();
+        let state = match &saved {
+            Some(saved) => saved.state().clone(),
+            None => State {
+                format: checkpoint::FORMAT,
+                recipe: recipe.canonical(),
+                digests: setup.digests.clone(),
+                ..State::default()
+            },
+        };
+        let metrics = match &saved {
+            Some(_) => metrics::Writer::resume(&folder.join("metrics.jsonl"), state.step)?,
+            None => metrics::Writer::create(&folder.join("metrics.jsonl"))?,
+        };
+        let decoder = setup.origin.decoder.clone();
+        let generation_config = setup.origin.generation_config.clone();
+        let lineage = lineage::Lineage::of(recipe, &setup);
+        let prompts = setup.prompts(samples::COUNT, samples::PROMPT_TOKENS.min(recipe.sequence_length / 2).max(1));
+        let (memory, tokenizer) = (setup.memory, setup.tokenizer.clone());
+        let mut trainer = setup.trainer()?;
+        if let Some(saved) = &saved {
+            trainer.step = state.step;
+            trainer.cursor = state.cursor;
+            restore(saved, &decoder, &trainer)?;
+        }
+        let trained = (0, 0.0);
+        Ok(Run {
+            recipe,
+            folder,
+            trainer,
+            decoder,
+            tokenizer,
+            generation_config,
+            lineage,
+            state,
+            metrics,
+            prompts,
+            memory,
+            trained,
+        })
+    }
+
+    fn finish(mut self, observer: Observer<'_>) -> Result<Outcome> {
+        let total = self.trainer.total_steps();
+        if observer(Event::Started { step: self.trainer.step, total }).is_break() {
+            return Err(Error::Cancelled);
+        }
+        if self.trainer.step == 0 {
+            self.continuations("before")?;
+            self.evaluate(observer)?;
+        }
+        while self.trainer.step < total {
+            if self.stretch(observer)?.is_break() {
+                self.save(observer)?;
+                return Err(Error::Cancelled);
+            }
+            let (step, args) = (self.trainer.step, &self.recipe.training_args);
+            if step == total || args.eval_steps.is_some_and(|every| step.is_multiple_of(every)) {
+                self.evaluate(observer)?;
+            }
+            if step == total || step.is_multiple_of(args.save_steps) {
+                self.save(observer)?;
+            }
+        }
+        self.continuations("after")?;
+        self.export()
+    }
+
+    /// Trains up to the next step at which something is reported, measured or saved.
+    fn stretch(&mut self, observer: Observer<'_>) -> Result<ControlFlow<()>> {
+        let args = &self.recipe.training_args;
+        let total = self.trainer.total_steps();
+        let next = |every: u64| (self.trainer.step / every + 1) * every;
+        let stops = [args.logging_steps, args.save_steps, args.eval_steps.unwrap_or(u64::MAX / 2), RING as u64];
+        let until = stops.into_iter().map(next).min().unwrap_or(total).min(total);
+        let start = Instant::now();
+        let mut counts = Vec::new();
+        while self.trainer.step < until {
+            counts.push(self.trainer.advance()?);
+        }
+        let reports = self.trainer.reports(&counts)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let rows: usize = counts.iter().map(|(_, rows)| rows).sum();
+        self.trained = (self.trained.0 + rows, self.trained.1 + seconds);
+        self.state.seconds += seconds;
+        self.state.tokens += counts.iter().map(|(valid, _)| *valid as u64).sum::<u64>();
+        let tokens_per_second = rows as f64 / seconds.max(1e-9);
+        self.metrics.write(&Record::Train(self.line(&reports, tokens_per_second)))?;
+        let mut flow = ControlFlow::Continue(());
+        for report in &reports {
+            if observer(Event::Step { report, tokens_per_second }).is_break() {
+                flow = ControlFlow::Break(());
+            }
+        }
+        Ok(flow)
+    }
+
+    /// One line of metrics: means over the steps since the line before.
+    fn line(&self, reports: &[StepReport], tokens_per_second: f64) -> Train {
+        let mean = |value: &dyn Fn(&StepReport) -> f64| reports.iter().map(value).sum::<f64>() / reports.len() as f64;
+        let names = loss_names(self.recipe).into_iter().enumerate();
+        let losses: BTreeMap<String, f64> =
+            names.map(|(i, name)| (name.to_owned(), mean(&|report| report.losses[i]))).collect();
+        let last = reports.last();
+        Train {
+            step: self.trainer.step,
+            epoch: self.trainer.epoch(),
+            loss: mean(&|report| report.loss),
+            losses,
+            learning_rate: last.map_or(0.0, |report| report.learning_rate),
+            grad_norm: last.map_or(0.0, |report| report.grad_norm),
+            tokens: self.state.tokens,
+            seconds: self.state.seconds,
+            tokens_per_second,
+        }
+    }
+
+    fn evaluate(&mut self, observer: Observer<'_>) -> Result<()> {
+        let Some(evaluation) = self.trainer.evaluate()? else { return Ok(()) };
+        let (step, seconds) = (self.trainer.step, self.state.seconds);
+        self.metrics.write(&Record::Eval(Eval { step, evaluation, seconds }))?;
+        let best = self.state.best.entry("nll".into()).or_insert(f64::INFINITY);
+        *best = best.min(evaluation.nll);
+        // What an observer answers here takes effect at the next step.
+        let _ = observer(Event::Evaluated { step, evaluation: &evaluation });
+        Ok(())
+    }
+
+    fn save(&mut self, observer: Observer<'_>) -> Result<()> {
+        self.state.step = self.trainer.step;
+        self.state.cursor = self.trainer.cursor;
+        self.metrics.sync()?;
+        let keep = self.recipe.training_args.save_total_limit;
+        let store = &self.trainer.store;
+        let fill = |name: &str| Ok(Cow::Owned(pollster::block_on(store.read_f32(name))?));
+        let path = checkpoint::save(&self.folder.join("checkpoints"), &self.state, &arrays(&self.decoder), keep, fill)?;
+        let _ = observer(Event::Saved { step: self.state.step, path: &path });
+        Ok(())
+    }
+
+    /// Greedy continuations of a few held-out texts, kept beside the metrics for the report.
+    fn continuations(&self, when: &str) -> Result<()> {
+        let context = self.recipe.sequence_length;
+        let samples = samples::write(&self.decoder, &self.trainer.store, &self.tokenizer, &self.prompts, context)?;
+        samples::save(&self.folder, when, &samples)
+    }
+
+    fn export(self) -> Result<Outcome> {
+        let dtype = self.recipe.training_args.save_dtype;
+        let tokenizer = Some(&self.tokenizer);
+        let store = &self.trainer.store;
+        write_folder(&self.folder, &self.decoder, store, "", tokenizer, &self.generation_config, dtype)?;
+        let records = metrics::read(&self.folder.join("metrics.jsonl"))?;
+        let evaluations: Vec<&Eval> = records.iter().filter_map(|record| match record {
+            Record::Eval(eval) => Some(eval),
+            Record::Train(_) => None,
+        }).collect();
+        let of = |eval: Option<&&Eval>| eval.map(|eval| eval.evaluation);
+        let before = of(evaluations.first().filter(|eval| eval.step == 0));
+        let after = of(evaluations.last());
+        let (rows, seconds) = self.trained;
+        let outcome = Outcome {
+            folder: self.folder.clone(),
+            steps: self.trainer.step,
+            before,
+            after,
+            tokens_per_second: if rows == 0 { 0.0 } else { rows as f64 / seconds.max(1e-9) },
+            memory: self.memory,
+            peak_memory: memory::peak_resident(),
+        };
+        lineage::write_documents(self.recipe, &self.lineage, &self.state, &records, &outcome)?;
+        Ok(outcome)
+    }
+}
+
+/// What a checkpoint holds: parameters and both moments.
+fn arrays(decoder: &Decoder) -> Vec<Array> {
+    let specs = decoder.parameters();
+    let of = |prefix: &str| {
+        let array = |p: &crate::nn::ParamSpec| Array { name: format!("{prefix}{}", p.name), shape: p.shape.to_vec() };
+        specs.iter().map(array).collect::<Vec<_>>()
+    };
+    [of(""), of("m:"), of("v:")].concat()
+}
+
+fn restore(saved: &Checkpoint, decoder: &Decoder, trainer: &Trainer) -> Result<()> {
+    let arrays = arrays(decoder);
+    for array in &arrays {
+        saved.expect_shape(&array.name, &array.shape)?;
+    }
+    let mut values = Vec::new();
+    for array in &arrays {
+        values.resize(array.shape.iter().product(), 0.0);
+        saved.read_into(&array.name, &mut values)?;
+        trainer.store.write(&array.name, &values)?;
+    }
+    Ok(())
+}

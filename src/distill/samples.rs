@@ -1,0 +1,64 @@
+//! Greedy continuations of held-out text before and after training, for the report.
+
+use crate::Result;
+use crate::formats::{Tokenizer, read_json_if_present, write_json};
+use crate::generate::{Generator, Sampling};
+use crate::graph::Store;
+use crate::models::Decoder;
+use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// Texts that are continued.
+pub const COUNT: usize = 3;
+/// Tokens of each that are given.
+pub const PROMPT_TOKENS: usize = 24;
+/// Tokens that are generated.
+const NEW_TOKENS: usize = 40;
+
+/// A text and how a model goes on with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The beginning, from held-out text.
+    pub prompt: String,
+    /// The model's greedy continuation.
+    pub continuation: String,
+}
+
+/// Continues each prompt with the parameters in `store`, in contexts of at most `context` tokens.
+pub fn write(
+    decoder: &Decoder,
+    store: &Store,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<u32>],
+    context: usize,
+) -> Result<Vec<Sample>> {
+    if prompts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let own = store.share(|name| name == "rope" || name.starts_with("model.") || name.starts_with("lm_head."));
+    let mut generator = Generator::over(decoder.clone(), own, context, tokenizer.vocab_size())?;
+    let sampling =
+        Sampling { max_tokens: NEW_TOKENS, stop: tokenizer.eos_id().into_iter().collect(), ..Sampling::default() };
+    let continued = |prompt: &Vec<u32>| {
+        let new = generator.generate(prompt, &sampling, &mut |_| ControlFlow::Continue(()))?;
+        let whole = tokenizer.decode(&[&prompt[..], &new].concat(), true)?;
+        let prompt = tokenizer.decode(prompt, true)?;
+        let continuation = whole.strip_prefix(&prompt).map(str::to_owned);
+        let continuation = continuation.map_or_else(|| tokenizer.decode(&new, true), Ok)?;
+        Ok(Sample { prompt, continuation })
+    };
+    prompts.iter().map(continued).collect()
+}
+
+/// Keeps samples in the run's folder; `when` is `before` or `after`.
+pub fn save(folder: &Path, when: &str, samples: &[Sample]) -> Result<()> {
+    let value = serde_json::to_value(samples).map_err(|error| crate::Error::internal(error.to_string()))?;
+    write_json(&folder.join(format!("samples-{when}.json")), &value)
+}
+
+/// Samples kept by [`save`]; none if there is no such file.
+pub fn load(folder: &Path, when: &str) -> Result<Vec<Sample>> {
+    let value = read_json_if_present(&folder.join(format!("samples-{when}.json")))?;
+    Ok(value.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default())
+}

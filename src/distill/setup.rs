@@ -1,0 +1,306 @@
+//! From a recipe to a [`Trainer`]: opens what it names, checks that it all belongs together, plans the memory, refuses
+//! what does not fit, and only then allocates.
+
+use super::corpus::{CorpusOptions, read_corpus};
+use super::evaluate::{Evaluator, first_tokens};
+use super::memory::{self, Memory};
+use super::recipe::{Dataset, LongDocuments, Recipe, Teacher};
+use super::step::{StepSpec, TEACHER, TeacherInput};
+use super::student::{Origin, open_model};
+use super::teacher_rows::TeacherRows;
+use super::trainer::{Parts, Trainer};
+use crate::data::packing::Packer;
+use crate::data::split::{Holdout, split};
+use crate::data::tokens::Corpus;
+use crate::device::{Caps, Choice, Device};
+use crate::formats::{ModelFolder, Tokenizer, hub};
+use crate::graph::{Graph, Plan, Runner, Store};
+use crate::models::{self, Decoder, load_parameters};
+use crate::optim::{AdamW, Optimiser};
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Everything a run needs, opened and checked; nothing is on the device yet.
+pub struct Setup {
+    /// The device.
+    pub device: Device,
+    /// The student's architecture and where its weights come from.
+    pub origin: Origin,
+    /// The tokenizer of student and teacher.
+    pub tokenizer: Tokenizer,
+    /// SHA-256 of what the run works on, by name.
+    pub digests: BTreeMap<String, String>,
+    /// Planned memory.
+    pub memory: Memory,
+    /// What the user should know before the run.
+    pub warnings: Vec<String>,
+    recipe: Recipe,
+    spec: StepSpec,
+    teacher: Option<(ModelFolder, Decoder)>,
+    records: [Option<TeacherRows>; 2],
+    text: Text,
+}
+
+/// The tokenised dataset and its two sides.
+struct Text {
+    corpus: Arc<Corpus>,
+    train: Vec<Range<usize>>,
+    held_out: Option<(Arc<Corpus>, Vec<Range<usize>>)>,
+}
+
+/// The graphs of a run and their plans' shared memory.
+struct Graphs {
+    training: Graph,
+    evaluation: Option<Graph>,
+}
+
+/// The tokenizer of a model folder, GGUF file, hub id, or of a folder that holds only a tokenizer.
+pub fn open_tokenizer(name: &Path) -> Result<Tokenizer> {
+    let path = hub::resolve(&name.to_string_lossy())?;
+    if path.is_dir() { Tokenizer::from_folder(&path) } else { ModelFolder::open(path)?.tokenizer() }
+}
+
+impl Setup {
+    /// Opens and checks everything a recipe names.
+    pub fn open(recipe: &Recipe) -> Result<Setup> {
+        let device = pollster::block_on(recipe.device.parse::<Choice>()?.open())?;
+        let source = recipe.tokenizer_source().ok_or_else(|| {
+            Error::at("the recipe's `model.tokenizer`").expected("whose tokenizer to use").found("nothing").error()
+        })?;
+        let tokenizer = open_tokenizer(&source)?;
+        let origin = Origin::open(&recipe.model)?;
+        check_vocabulary(&tokenizer, &origin.decoder, "the student")?;
+        let text = Text::read(recipe, &tokenizer)?;
+        let mut digests = BTreeMap::from([
+            ("student".to_owned(), origin.digest.clone()),
+            ("corpus".to_owned(), text.corpus.digest()),
+            ("tokenizer".to_owned(), tokenizer.digest()),
+        ]);
+        let (teacher, records) = open_teacher(recipe, &tokenizer, &mut digests)?;
+        let mut spec = StepSpec {
+            student: origin.decoder.clone(),
+            teacher: TeacherInput::None,
+            vocabulary: tokenizer.vocab_size(),
+            batch: recipe.training_args.per_device_train_batch_size,
+            context: recipe.sequence_length,
+            recompute: recipe.training_args.gradient_checkpointing,
+            losses: recipe.loss_functions.clone(),
+        };
+        if let Some((_, decoder)) = &teacher {
+            spec.teacher = TeacherInput::Live(decoder.clone());
+        } else if let Some(records) = &records[0] {
+            spec.teacher = TeacherInput::Sparse { entries: records.entries(), sampled: records.sampled() };
+        }
+        let memory = plan_memory(&spec, device.caps(), text.held_out.is_some())?;
+        let remedies = remedies(&spec, device.caps(), text.held_out.is_some());
+        memory::check(memory, memory::available(&device), remedies)?;
+        let warnings = warnings(recipe, records[0].as_ref(), &origin.decoder);
+        let recipe = recipe.clone();
+        Ok(Setup { device, origin, tokenizer, digests, memory, warnings, recipe, spec, teacher, records, text })
+    }
+
+    /// Tokens to learn from in one epoch.
+    pub fn training_tokens(&self) -> usize {
+        self.text.train.iter().map(Range::len).sum()
+    }
+
+    /// The first tokens of some held-out pieces (or of training text where nothing is held out), for continuations.
+    pub fn prompts(&self, count: usize, length: usize) -> Vec<Vec<u32>> {
+        let (corpus, ranges) = match &self.text.held_out {
+            Some((corpus, ranges)) => (corpus, ranges),
+            None => (&self.text.corpus, &self.text.train),
+        };
+        let tokens: Vec<u32> = ranges.iter().flat_map(|range| corpus.ids()[range.clone()].iter().copied()).collect();
+        let stride = (tokens.len() / count.max(1)).max(1);
+        let starts = (0..count).map(|i| i * stride).filter(|start| start + length <= tokens.len());
+        starts.map(|start| tokens[start..start + length].to_vec()).collect()
+    }
+
+    /// Allocates, loads and binds everything.
+    pub fn trainer(self) -> Result<Trainer> {
+        let Setup { device, origin, recipe, spec, teacher, records, text, .. } = self;
+        let graphs = Graphs::record(&spec, device.caps(), text.held_out.is_some())?;
+        let plans = graphs.plans()?;
+        let mut scratch = Runner::reserve(&device, &plans.iter().collect::<Vec<_>>())?;
+        let mut store = Store::new(&device);
+        let pages = origin.decoder.allocate(&mut store, "", spec.context)?;
+        origin.load(&store, "")?;
+        if let Some((folder, decoder)) = &teacher {
+            decoder.allocate(&mut store, TEACHER, spec.context)?;
+            load_parameters(decoder, &store, TEACHER, &folder.tensors, None)?;
+        }
+        let optimiser = Optimiser::new(adamw(&recipe), &mut store, &origin.decoder.groups(""), &pages)?;
+        let evaluator = match (&graphs.evaluation, text.held_out) {
+            (Some(graph), Some((corpus, ranges))) => {
+                let samples = recipe.training_args.eval_samples;
+                let limit = samples.map_or(usize::MAX, |samples| samples.saturating_mul(spec.context));
+                let packer = Packer::new(corpus, first_tokens(&ranges, limit), spec.context, spec.batch, None)?;
+                Some(Evaluator::new(graph, packer, &mut store, &mut scratch)?)
+            }
+            _ => None,
+        };
+        let seed = recipe.dataset.shuffle.then_some(recipe.seed);
+        let packer = Packer::new(text.corpus, text.train, spec.context, spec.batch, seed)?;
+        let [records, eval_records] = records;
+        let parts = Parts { store, optimiser, evaluator, records, eval_records, packer };
+        Trainer::new(recipe, &graphs.training, parts, &mut scratch)
+    }
+}
+
+impl Text {
+    fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Text> {
+        let Dataset { train, eval, holdout, .. } = &recipe.dataset;
+        let options = corpus_options(recipe);
+        let corpus = Arc::new(read_corpus(tokenizer, &CorpusOptions { paths: train.clone(), ..options.clone() })?);
+        let parts = split(&corpus, recipe.sequence_length, *holdout)?;
+        let held_out = if *holdout != Holdout::Nothing {
+            Some((corpus.clone(), parts.held_out))
+        } else if !eval.is_empty() {
+            let corpus = Arc::new(read_corpus(tokenizer, &CorpusOptions { paths: eval.clone(), ..options })?);
+            let all = split(&corpus, recipe.sequence_length, Holdout::Nothing)?.train;
+            Some((corpus, all))
+        } else {
+            None
+        };
+        Ok(Text { corpus, train: parts.train, held_out })
+    }
+}
+
+/// How a recipe's dataset is read; the paths are left to the caller.
+pub fn corpus_options(recipe: &Recipe) -> CorpusOptions {
+    let dataset = &recipe.dataset;
+    CorpusOptions {
+        split: dataset.split.clone(),
+        append_eos: dataset.append_eos,
+        train_on_inputs: dataset.train_on_inputs,
+        max_length: (dataset.long_documents == LongDocuments::Refuse).then_some(recipe.sequence_length),
+        ..CorpusOptions::new(Vec::new())
+    }
+}
+
+impl Graphs {
+    fn record(spec: &StepSpec, caps: &Caps, evaluate: bool) -> Result<Graphs> {
+        let evaluation = if evaluate { Some(spec.evaluation(caps)?) } else { None };
+        Ok(Graphs { training: spec.training(caps)?, evaluation })
+    }
+
+    fn plans(&self) -> Result<Vec<Plan>> {
+        [Some(&self.training), self.evaluation.as_ref()].into_iter().flatten().map(Plan::new).collect()
+    }
+}
+
+fn adamw(recipe: &Recipe) -> AdamW {
+    let args = &recipe.training_args;
+    AdamW {
+        adam_beta1: args.adam_beta1,
+        adam_beta2: args.adam_beta2,
+        adam_epsilon: args.adam_epsilon,
+        weight_decay: args.weight_decay,
+        max_grad_norm: args.max_grad_norm,
+    }
+}
+
+/// A tokenizer may have fewer ids than a model has rows (padding), never more.
+fn check_vocabulary(tokenizer: &Tokenizer, decoder: &Decoder, who: &str) -> Result<()> {
+    if tokenizer.vocab_size() <= decoder.config.vocab_size {
+        return Ok(());
+    }
+    Error::at(who)
+        .field("`vocab_size`")
+        .expected(format!("at least {}, the tokenizer's ids", tokenizer.vocab_size()))
+        .found(decoder.config.vocab_size)
+        .help("model and tokenizer do not belong together")
+        .err()
+}
+
+type OpenTeacher = (Option<(ModelFolder, Decoder)>, [Option<TeacherRows>; 2]);
+
+fn open_teacher(recipe: &Recipe, tokenizer: &Tokenizer, digests: &mut BTreeMap<String, String>) -> Result<OpenTeacher> {
+    match (&recipe.teacher, recipe.kl()) {
+        (Some(Teacher::Live { path }), Some(_)) => {
+            let folder = open_model(path)?;
+            let decoder = models::from_config(folder.path(), &folder.config)?;
+            check_vocabulary(tokenizer, &decoder, "the teacher")?;
+            let theirs = folder.tokenizer()?.digest();
+            if theirs != tokenizer.digest() {
+                return Error::at("the teacher")
+                    .field("tokenizer")
+                    .expected(format!("the student's ({})", tokenizer.digest()))
+                    .found(theirs)
+                    .help("teacher and student must share a tokenizer")
+                    .err();
+            }
+            digests.insert("teacher".into(), folder.digest());
+            Ok((Some((folder, decoder)), [None, None]))
+        }
+        (Some(Teacher::Shards { path }), Some((_, temperature, _))) => {
+            let (context, corpus) = (recipe.sequence_length, digests["corpus"].clone());
+            let open = |temperature| TeacherRows::open(path, tokenizer, &corpus, context, temperature);
+            let records = open(temperature)?;
+            digests.insert("shards".into(), records.reader().manifest_digest());
+            let at_one = if records.sampled() { None } else { Some(open(1.0)?) };
+            Ok((None, [Some(records), at_one]))
+        }
+        _ => Ok((None, [None, None])),
+    }
+}
+
+fn warnings(recipe: &Recipe, records: Option<&TeacherRows>, student: &Decoder) -> Vec<String> {
+    let manifest = records.map(|records| records.reader().manifest());
+    let tail = manifest.and_then(|manifest| manifest.statistics.mean_tail_mass);
+    let temperatures: Vec<f64> =
+        manifest.map_or(vec![1.0], |m| m.spec.temperatures.iter().map(|t| f64::from(*t)).collect());
+    let mut warnings = recipe.warnings(tail, &temperatures);
+    let longest = student.config.max_position_embeddings;
+    if recipe.sequence_length > longest {
+        let length = recipe.sequence_length;
+        warnings.push(format!("`sequence_length` {length} is more than the {longest} positions the model was made for"));
+    }
+    warnings
+}
+
+/// The memory a run of this shape takes.
+pub fn plan_memory(spec: &StepSpec, caps: &Caps, evaluate: bool) -> Result<Memory> {
+    let plans = Graphs::record(spec, caps, evaluate)?.plans()?;
+    let weights = |decoder: &Decoder| 4 * (decoder.parameter_count() + spec.context * decoder.config.rope.dims) as u64;
+    let mut inputs = BTreeMap::new();
+    for plan in &plans {
+        for (name, tensor) in &plan.externals {
+            let batch = ["train.", "eval.", "metrics"].iter().any(|prefix| name.starts_with(prefix));
+            if batch {
+                inputs.insert(name.clone(), tensor.bytes());
+            }
+        }
+    }
+    Ok(Memory {
+        parameters: weights(&spec.student),
+        optimiser: 3 * 4 * spec.student.parameter_count() as u64,
+        teacher: if let TeacherInput::Live(teacher) = &spec.teacher { weights(teacher) } else { 0 },
+        activations: Plan::shared_slots(&plans.iter().collect::<Vec<_>>()).iter().sum(),
+        inputs: inputs.values().sum::<u64>() + plans.iter().flat_map(|plan| &plan.kept).sum::<u64>(),
+    })
+}
+
+/// Changes of the recipe that need less memory, mildest first, each with what it would need.
+fn remedies<'a>(
+    spec: &'a StepSpec,
+    caps: &'a Caps,
+    evaluate: bool,
+) -> impl Iterator<Item = (String, Result<Memory>)> + 'a {
+    let changed = move |change: String, spec: StepSpec| (change, plan_memory(&spec, caps, evaluate));
+    let recompute = (!spec.recompute).then(|| {
+        changed("gradient_checkpointing: true".into(), StepSpec { recompute: true, ..spec.clone() })
+    });
+    let batches = (0..).map(|i| spec.batch >> (i + 1)).take_while(|batch| *batch > 0).map(move |batch| {
+        let change = format!("per_device_train_batch_size: {batch}` with `gradient_checkpointing: true");
+        changed(change, StepSpec { batch, recompute: true, ..spec.clone() })
+    });
+    let contexts = (0..3).map(|i| spec.context >> (i + 1)).filter(|context| *context > 0).map(move |context| {
+        let change = format!("sequence_length: {context}` with `per_device_train_batch_size: 1");
+        changed(change, StepSpec { context, batch: 1, recompute: true, ..spec.clone() })
+    });
+    recompute.into_iter().chain(batches).chain(contexts)
+}

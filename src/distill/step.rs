@@ -1,0 +1,196 @@
+//! The graphs of a run: one micro-batch of training, one batch of evaluation. Recorded once, replayed for every batch.
+
+use super::recipe::{Function, LossFunction, MissingProbability};
+use crate::Result;
+use crate::device::Caps;
+use crate::graph::{DType, Graph, Shape, Store, Tensor};
+use crate::losses::{Head, Loss, SparseMode, chunk_rows, evaluate_head, fused_head};
+use crate::models::Decoder;
+use crate::nn::{BatchInputs, Params};
+use crate::ops;
+use crate::optim::{RING, RING_AT};
+
+/// The prefix of a live teacher's parameters.
+pub const TEACHER: &str = "teacher:";
+/// Prefix of the rings that hold the last steps' losses, `metrics.0`, `metrics.1`, ... in the recipe's order.
+pub const METRICS: &str = "metrics";
+/// The teacher as a training graph sees it.
+#[derive(Clone)]
+pub enum TeacherInput {
+    /// None: plain training on text.
+    None,
+    /// Records of `entries` tokens a row, written by the host.
+    Sparse {
+        /// Ids and log-probabilities a row.
+        entries: usize,
+        /// Random draws rather than the likeliest tokens.
+        sampled: bool,
+    },
+    /// A model on the same device, over the same batch.
+    Live(Decoder),
+}
+
+/// What the graphs are recorded from.
+#[derive(Clone)]
+pub struct StepSpec {
+    /// The student.
+    pub student: Decoder,
+    /// The teacher.
+    pub teacher: TeacherInput,
+    /// Tokens that both vocabularies really have.
+    pub vocabulary: usize,
+    /// Sequences in a micro-batch.
+    pub batch: usize,
+    /// Rows in a sequence.
+    pub context: usize,
+    /// Recompute activations.
+    pub recompute: bool,
+    /// The losses.
+    pub losses: Vec<LossFunction>,
+}
+
+/// Names of the externals of one graph, `train` or `eval`.
+struct Names<'a>(&'a str);
+
+impl Names<'_> {
+    fn of(&self, what: &str) -> String {
+        format!("{}.{what}", self.0)
+    }
+}
+
+impl StepSpec {
+    /// Rows of a micro-batch.
+    pub fn rows(&self) -> usize {
+        self.batch * self.context
+    }
+
+    /// The graph of one micro-batch: forward, losses, and every gradient added to the parameters' gradients.
+    /// Externals besides the batch's: `train.labels` u32 [N], `train.weights` f32 [N] (1 / valid tokens of the whole
+    /// optimiser step, 0 where a row does not count), the teacher's records, the metrics ring.
+    pub fn training(&self, caps: &Caps) -> Result<Graph> {
+        let mut g = Graph::new();
+        let (n, names) = (self.rows(), Names("train"));
+        let batch = BatchInputs::declare(&mut g, "train", n, self.context, true);
+        let trained = Params { prefix: "", trainable: &|_| true };
+        let labels = g.external(&names.of("labels"), [n], DType::U32);
+        let weights = g.external(&names.of("weights"), [n], DType::F32);
+        let teacher_hidden = match &self.teacher {
+            TeacherInput::Live(teacher) => {
+                Some((teacher, teacher.forward(&mut g, &Params::frozen(TEACHER), &batch, false)?))
+            }
+            _ => None,
+        };
+        let hidden = self.student.forward(&mut g, &trained, &batch, self.recompute)?;
+        let mut losses = Vec::new();
+        for loss in &self.losses {
+            let weights = ops::scale(&mut g, weights, loss.weight as f32);
+            losses.push(match loss.function {
+                Function::CrossEntropy => Loss::CrossEntropy { labels, weights },
+                Function::Kl { temperature, missing } => match teacher_hidden {
+                    Some((teacher, teacher_hidden)) => Loss::DenseKl {
+                        teacher_hidden,
+                        teacher_weight: vec![teacher.head_weight(&mut g, &Params::frozen(TEACHER))],
+                        temperature: temperature as f32,
+                        weights,
+                    },
+                    None => self.sparse(&mut g, &names, temperature, missing, weights),
+                },
+            });
+        }
+        let head = [self.student.head_weight(&mut g, &trained)];
+        let head = Head { weight: &head, vocab: self.vocabulary };
+        let rows = chunk_rows(self.student.config.vocab_size, caps);
+        let fused = fused_head(&mut g, hidden, &head, &losses, rows, true)?;
+        if let Some(d_hidden) = fused.d_hidden {
+            g.backward(&[(hidden, d_hidden)])?;
+        }
+        let at = g.external(RING_AT, [1], DType::U32);
+        for (i, rows) in fused.loss_rows.into_iter().enumerate() {
+            let ring = g.external(&format!("{METRICS}.{i}"), [RING], DType::F32);
+            ops::weighted_sum(&mut g, rows, weights, ring, at);
+        }
+        Ok(g)
+    }
+
+    fn sparse(
+        &self,
+        g: &mut Graph,
+        names: &Names<'_>,
+        temperature: f64,
+        missing: MissingProbability,
+        weights: Tensor,
+    ) -> Loss {
+        let (entries, sampled) = match self.teacher {
+            TeacherInput::Sparse { entries, sampled } => (entries, sampled),
+            _ => (1, false),
+        };
+        let n = self.rows();
+        let mode = match (sampled, missing) {
+            (true, _) => SparseMode::Sampled,
+            (false, MissingProbability::Ghost) => SparseMode::Ghost,
+            (false, MissingProbability::Zero) => SparseMode::Zero,
+        };
+        Loss::SparseKl {
+            mode,
+            temperature: temperature as f32,
+            ids: g.external(&names.of("teacher.ids"), [n, entries], DType::U32),
+            log_probs: g.external(&names.of("teacher.log_probs"), [n, entries], DType::F32),
+            tail: g.external(&names.of("teacher.tail"), [n], DType::F32),
+            weights,
+        }
+    }
+
+    /// The graph of one batch of evaluation at temperature 1. Sums over the batch's rows go into `eval.sum.nll` and,
+    /// with a teacher, `eval.sum.kld` and `eval.sum.agreement`, f32 [1] each, which the caller clears before a pass.
+    /// Row weights are 1 for rows that count and 0 for the others. With a sparse teacher the divergence is that of
+    /// its K + 1 buckets, a lower bound of the full one.
+    pub fn evaluation(&self, caps: &Caps) -> Result<Graph> {
+        let mut g = Graph::new();
+        let (n, names) = (self.rows(), Names("eval"));
+        let batch = BatchInputs::declare(&mut g, "eval", n, self.context, false);
+        let labels = g.external(&names.of("labels"), [n], DType::U32);
+        let weights = g.external(&names.of("weights"), [n], DType::F32);
+        let mut losses = vec![Loss::CrossEntropy { labels, weights }];
+        let frozen = Params::frozen("");
+        let hidden = self.student.forward(&mut g, &frozen, &batch, false)?;
+        match &self.teacher {
+            TeacherInput::Live(teacher) => {
+                let params = Params::frozen(TEACHER);
+                let teacher_hidden = teacher.forward(&mut g, &params, &batch, false)?;
+                let teacher_weight = vec![teacher.head_weight(&mut g, &params)];
+                losses.push(Loss::DenseKl { teacher_hidden, teacher_weight, temperature: 1.0, weights });
+            }
+            TeacherInput::Sparse { sampled: false, .. } => {
+                losses.push(self.sparse(&mut g, &names, 1.0, MissingProbability::Ghost, weights));
+            }
+            _ => {}
+        }
+        let head = [self.student.head_weight(&mut g, &frozen)];
+        let head = Head { weight: &head, vocab: self.vocabulary };
+        let rows = chunk_rows(self.student.config.vocab_size, caps);
+        let evaluated = evaluate_head(&mut g, hidden, &head, &losses, rows)?;
+        let zero = g.external("eval.zero", [1], DType::U32);
+        let mut sums = vec![("nll", evaluated.loss_rows[0])];
+        if let Some(&kld) = evaluated.loss_rows.get(1) {
+            sums.push(("kld", kld));
+        }
+        if let Some(agreement) = evaluated.agreement {
+            sums.push(("agreement", agreement));
+        }
+        for (name, rows) in sums {
+            let sum = g.external(&names.of(&format!("sum.{name}")), [1], DType::F32);
+            ops::weighted_sum(&mut g, rows, weights, sum, zero);
+        }
+        Ok(g)
+    }
+}
+
+/// Gives memory to every external of `graph` that has none yet in `store`.
+pub fn provide(store: &mut Store, graph: &Graph) -> Result<()> {
+    let missing: Vec<(String, Shape, DType)> = graph
+        .externals()
+        .filter(|(name, _)| !store.contains(name))
+        .map(|(name, tensor)| (name.to_owned(), tensor.shape, tensor.dtype))
+        .collect();
+    missing.into_iter().try_for_each(|(name, shape, dtype)| store.add(&name, shape, dtype))
+}

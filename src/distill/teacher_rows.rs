@@ -1,0 +1,146 @@
+//! A shard set as a trainer reads it: batch after batch, aligned by global token position.
+
+use crate::data::packing::{Batch, PADDING};
+use crate::formats::Tokenizer;
+use crate::graph::Store;
+use crate::shards::rows::{Records, VALID};
+use crate::shards::{Reader, Record};
+use crate::{Error, Result};
+use std::path::Path;
+
+/// The log-probability of a slot that holds nothing, as the loss kernels expect it.
+const EMPTY: f32 = -3.4e38;
+
+/// Teacher records for training at one temperature.
+pub struct TeacherRows {
+    reader: Reader,
+    /// Which of the set's temperatures.
+    temperature: usize,
+}
+
+/// One batch's records, ready to be written to the device.
+#[derive(Default)]
+pub struct RowTensors {
+    /// Token ids, [N, entries]; `u32::MAX` where a slot is empty.
+    pub ids: Vec<u32>,
+    /// Their log-probabilities at the temperature.
+    pub log_probs: Vec<f32>,
+    /// Probability of everything else, [N].
+    pub tail: Vec<f32>,
+}
+
+impl TeacherRows {
+    /// Opens a set and checks that it was captured with this tokenizer on this corpus in contexts of this length, and
+    /// that it can give `temperature`.
+    pub fn open(path: &Path, tokenizer: &Tokenizer, corpus: &str, context: usize, temperature: f64) -> Result<TeacherRows> {
+        let reader = Reader::open(path)?;
+        reader.manifest().check_compatible(&tokenizer.digest(), tokenizer.vocab_size() as u32, Some(corpus))?;
+        let spec = reader.spec();
+        if spec.context_length as usize != context {
+            return Error::file(path)
+                .field("`context_length`")
+                .expected(format!("{context}, the recipe's `sequence_length`"))
+                .found(spec.context_length)
+                .help(format!("set `sequence_length: {}`, or capture again", spec.context_length))
+                .err();
+        }
+        let stored = &spec.temperatures;
+        let Some(index) = stored.iter().position(|t| (f64::from(*t) - temperature).abs() < 1e-6) else {
+            return Error::file(path)
+                .field("`temperatures`")
+                .expected(format!("{temperature}, the recipe's `temperature`, among them"))
+                .found(format!("{stored:?}"))
+                .help(format!("capture again with `--temperatures 1,{temperature}`, or train at a stored one"))
+                .err();
+        };
+        Ok(TeacherRows { reader, temperature: index })
+    }
+
+    /// Slots a row.
+    pub fn entries(&self) -> usize {
+        match self.reader.spec().record {
+            Record::TopK { k, .. } => k as usize,
+            Record::Sampled { max_unique, .. } => max_unique as usize,
+        }
+    }
+
+    /// Whether the rows are random draws.
+    pub fn sampled(&self) -> bool {
+        matches!(self.reader.spec().record, Record::Sampled { .. })
+    }
+
+    /// The set.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// The records of a batch's rows. Padding and rows without a record get empty slots and tail mass 1.
+    pub fn read(&self, batch: &Batch) -> Result<RowTensors> {
+        let entries = self.entries();
+        let n = batch.row_id.len();
+        let mut out =
+            RowTensors { ids: vec![u32::MAX; n * entries], log_probs: vec![EMPTY; n * entries], tail: vec![1.0; n] };
+        let mut at = 0;
+        while at < n {
+            let first = batch.row_id[at];
+            let mut run = 1;
+            while at + run < n && batch.row_id[at + run] == first.wrapping_add(run as u64) {
+                run += 1;
+            }
+            if first != PADDING {
+                self.read_run(first, at, &batch.tokens[at..at + run], &mut out)?;
+            }
+            at += run;
+        }
+        Ok(out)
+    }
+
+    /// Decodes rows `first..` of the set into rows `at..` of the batch.
+    fn read_run(&self, first: u64, at: usize, tokens: &[u32], out: &mut RowTensors) -> Result<()> {
+        let entries = self.entries();
+        let rows = self.reader.read_rows(first, tokens.len() as u64)?;
+        if rows.tokens != tokens {
+            return Error::file(self.reader.dir())
+                .field(format!("rows {first}..{}", first + tokens.len() as u64))
+                .expected("the dataset's tokens")
+                .found("others")
+                .help("the shards belong to another dataset: capture again")
+                .err();
+        }
+        for row in (0..tokens.len()).filter(|&row| rows.flags[row] & VALID != 0) {
+            let slot = (at + row) * entries;
+            let (ids, log_probs) = (&mut out.ids[slot..slot + entries], &mut out.log_probs[slot..slot + entries]);
+            match &rows.records {
+                Records::TopK { .. } => {
+                    let found = rows.top_k_at(self.reader.spec(), row, self.temperature);
+                    let (found_ids, found_log_probs, tail) =
+                        found.ok_or_else(|| Error::internal("a shard row without its record"))?;
+                    ids.copy_from_slice(found_ids);
+                    log_probs.copy_from_slice(&found_log_probs);
+                    out.tail[at + row] = tail;
+                }
+                Records::Sampled { ids: all, counts } => {
+                    let range = row * entries..(row + 1) * entries;
+                    let total: u32 = counts[range.clone()].iter().sum();
+                    for (i, (&id, &count)) in all[range.clone()].iter().zip(&counts[range]).enumerate() {
+                        if count > 0 {
+                            ids[i] = id;
+                            log_probs[i] = (f64::from(count) / f64::from(total)).ln() as f32;
+                        }
+                    }
+                    out.tail[at + row] = 0.0;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RowTensors {
+    /// Writes the records to the externals `PREFIX.teacher.*`.
+    pub fn write(&self, store: &Store, prefix: &str) -> Result<()> {
+        store.write(&format!("{prefix}.teacher.ids"), &self.ids)?;
+        store.write(&format!("{prefix}.teacher.log_probs"), &self.log_probs)?;
+        store.write(&format!("{prefix}.teacher.tail"), &self.tail)
+    }
+}

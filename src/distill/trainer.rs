@@ -1,0 +1,190 @@
+//! A distillation run: from a recipe to a trained student in a Hugging Face folder.
+
+use super::batch::{write_training_batch, write_weights};
+use super::evaluate::Evaluator;
+use super::metrics::Evaluation;
+use super::recipe::{Function, Recipe};
+use super::step::{METRICS, provide};
+use super::teacher_rows::TeacherRows;
+use crate::data::packing::{Batch, Cursor, Packer};
+use crate::device::Buffer;
+use crate::graph::{Graph, Plan, Runner, Store};
+use crate::optim::{NORMS, Optimiser, RING, RING_AT};
+use crate::{Error, Result};
+
+/// Scalars of one optimiser step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// Which step, from 1.
+    pub step: u64,
+    /// Its learning rate.
+    pub learning_rate: f64,
+    /// The weighted sum of the losses.
+    pub loss: f64,
+    /// Each loss, unweighted, averaged over the step's valid tokens, in the recipe's order.
+    pub losses: Vec<f64>,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Tokens that counted.
+    pub valid_tokens: usize,
+    /// All tokens that went through the network.
+    pub tokens: usize,
+}
+
+/// Model, optimiser and data of a run, on a device.
+pub struct Trainer {
+    /// Everything persistent on the device.
+    pub store: Store,
+    recipe: Recipe,
+    micro: Runner,
+    optimiser: Optimiser,
+    evaluator: Option<Evaluator>,
+    records: Option<TeacherRows>,
+    eval_records: Option<TeacherRows>,
+    packer: Packer,
+    /// Where the next batch comes from.
+    pub cursor: Cursor,
+    /// Optimiser steps done.
+    pub step: u64,
+    total_steps: u64,
+}
+
+/// What a [`Trainer`] is made of; the parts outlive no one else.
+pub struct Parts {
+    /// With the student's parameters (and a live teacher's) allocated and loaded.
+    pub store: Store,
+    /// The gradients, moments and their update.
+    pub optimiser: Optimiser,
+    /// Held-out measurement.
+    pub evaluator: Option<Evaluator>,
+    /// Teacher records at the loss's temperature.
+    pub records: Option<TeacherRows>,
+    /// Teacher records at temperature 1, for the measurement.
+    pub eval_records: Option<TeacherRows>,
+    /// The training text.
+    pub packer: Packer,
+}
+
+impl Trainer {
+    /// Puts a run together around the micro-batch's `graph` ([`super::step::StepSpec::training`]).
+    pub fn new(recipe: Recipe, graph: &Graph, mut parts: Parts, scratch: &mut Vec<Buffer>) -> Result<Trainer> {
+        provide(&mut parts.store, graph)?;
+        let micro = Runner::new(Plan::new(graph)?, &parts.store, scratch)?;
+        let per_epoch = parts.packer.batches().div_ceil(recipe.training_args.gradient_accumulation_steps as u64);
+        let total_steps = recipe.training_args.total_steps(per_epoch);
+        let Parts { store, optimiser, evaluator, records, eval_records, packer } = parts;
+        let cursor = Cursor::default();
+        Ok(Trainer {
+            store,
+            recipe,
+            micro,
+            optimiser,
+            evaluator,
+            records,
+            eval_records,
+            packer,
+            cursor,
+            step: 0,
+            total_steps,
+        })
+    }
+
+    /// Optimiser steps of the whole run.
+    pub fn total_steps(&self) -> u64 {
+        self.total_steps
+    }
+
+    /// The plan of one micro-batch.
+    pub fn plan(&self) -> &Plan {
+        self.micro.plan()
+    }
+
+    /// One optimiser step. Submits its work and returns; [`Trainer::reports`] waits for the scalars.
+    /// The value is the number of tokens that count and of all tokens.
+    pub fn advance(&mut self) -> Result<(usize, usize)> {
+        let accumulate = self.recipe.training_args.gradient_accumulation_steps;
+        let batches: Vec<Batch> =
+            (0..accumulate).map(|_| self.packer.next_batch(&mut self.cursor)).collect::<Result<_>>()?;
+        let valid: usize = batches.iter().map(|batch| batch.valid).sum();
+        // No token that counts: loss 0 and gradient 0, by weights that are all 0.
+        let weight = 1.0 / valid.max(1) as f64;
+        self.store.write(RING_AT, &[(self.step % RING as u64) as u32])?;
+        for batch in &batches {
+            write_training_batch(&self.store, "train", batch)?;
+            write_weights(&self.store, "train", batch, weight)?;
+            if let Some(records) = self.records.as_ref().filter(|_| self.store.contains("train.teacher.ids")) {
+                records.read(batch)?.write(&self.store, "train")?;
+            }
+            self.micro.run()?;
+        }
+        let schedule = self.recipe.training_args.schedule(self.total_steps);
+        self.optimiser.update(&self.store, self.step + 1, schedule.learning_rate(self.step))?;
+        self.step += 1;
+        let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
+        Ok((valid, tokens))
+    }
+
+    /// Reads the scalars of the steps since the last report, at most [`RING`] of them, and clears them. `counts` are
+    /// what [`Trainer::advance`] returned for each. An error if one is not finite: the update of such a step was
+    /// skipped on the device, so the parameters are those of the last good step.
+    pub fn reports(&mut self, counts: &[(usize, usize)]) -> Result<Vec<StepReport>> {
+        let losses = &self.recipe.loss_functions;
+        let mut rows = Vec::new();
+        for i in 0..losses.len() {
+            let name = format!("{METRICS}.{i}");
+            rows.push(pollster::block_on(self.store.read_f32(&name))?);
+            self.store.write(&name, &[0f32; RING])?;
+        }
+        let norms = pollster::block_on(self.store.read_f32(NORMS))?;
+        self.store.write(NORMS, &[0f32; RING])?;
+        let schedule = self.recipe.training_args.schedule(self.total_steps);
+        let first = self.step - counts.len() as u64;
+        let mut reports = Vec::new();
+        for (i, &(valid_tokens, tokens)) in counts.iter().enumerate() {
+            let step = first + i as u64;
+            let slot = (step % RING as u64) as usize;
+            let values: Vec<f64> = rows.iter().map(|row| f64::from(row[slot])).collect();
+            let loss = values.iter().zip(losses).map(|(value, loss)| value * loss.weight).sum();
+            let report = StepReport {
+                step: step + 1,
+                learning_rate: schedule.learning_rate(step),
+                loss,
+                losses: values,
+                grad_norm: f64::from(norms[slot]),
+                valid_tokens,
+                tokens,
+            };
+            finite(&report)?;
+            reports.push(report);
+        }
+        Ok(reports)
+    }
+
+    /// Measures on the held-out text, if there is any.
+    pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
+        let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
+        evaluator.run(&self.store, self.eval_records.as_ref()).map(Some)
+    }
+}
+
+fn finite(report: &StepReport) -> Result<()> {
+    let bad = |x: f64| !x.is_finite() || x.abs() > 1e30;
+    let what = if bad(report.loss) {
+        "the loss"
+    } else if bad(report.grad_norm) {
+        "the gradient norm"
+    } else {
+        return Ok(());
+    };
+    let help = "lower `learning_rate`, raise `warmup_steps` or clip with `max_grad_norm`; the last checkpoint is good";
+    Err(Error::NotFinite { what: what.into(), step: report.step, help: help.into() })
+}
+
+/// The recipe's losses by name, in order.
+pub fn loss_names(recipe: &Recipe) -> Vec<&'static str> {
+    let name = |function: &Function| match function {
+        Function::CrossEntropy => "cross_entropy",
+        Function::Kl { .. } => "kl",
+    };
+    recipe.loss_functions.iter().map(|loss| name(&loss.function)).collect()
+}

@@ -1,0 +1,33 @@
+//! How layers find their parameters in the graph.
+
+use crate::graph::{Graph, Shape, Tensor};
+
+/// A parameter a model needs: its Hugging Face name and shape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParamSpec {
+    /// Name as in the safetensors file.
+    pub name: String,
+    /// Shape as there.
+    pub shape: Shape,
+}
+
+/// Names parameters of one model inside a graph that may hold several (a student and its live teacher).
+#[derive(Clone, Copy)]
+pub struct Params<'a> {
+    /// Put before every name in the graph; empty for the student.
+    pub prefix: &'a str,
+    /// Whether a parameter, by its Hugging Face name, is trained.
+    pub trainable: &'a dyn Fn(&str) -> bool,
+}
+
+impl Params<'_> {
+    /// Parameters of a model that is only run, under `prefix`.
+    pub fn frozen(prefix: &str) -> Params<'_> {
+        Params { prefix, trainable: &|_| false }
+    }
+
+    /// The tensor of parameter `name`.
+    pub fn get(&self, g: &mut Graph, name: &str, shape: impl Into<Shape>) -> Tensor {
+        g.param(&format!("{}{name}", self.prefix), shape, (self.trainable)(name))
+    }
+}
