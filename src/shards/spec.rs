@@ -1,0 +1,228 @@
+//! What a shard set holds: everything that is fixed before its first row is captured.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::layout::RowLayout;
+use crate::{Error, Result};
+
+/// Entries of a top-k row unless asked otherwise; `docs/shards.md` has the table behind it.
+pub const DEFAULT_K: u32 = 64;
+/// Draws of a sampled row unless asked otherwise (N = 50 in arXiv 2503.16870).
+pub const DEFAULT_DRAWS: u32 = 50;
+/// Slots of a sampled row unless asked otherwise; a row with more distinct tokens is merged without bias.
+pub const DEFAULT_MAX_UNIQUE: u32 = 24;
+/// Rows of a shard file unless asked otherwise; also the most work that a killed capture repeats.
+pub const DEFAULT_ROWS_PER_SHARD: u32 = 16_384;
+
+/// A token id shares its word with eight flag bits.
+const MAX_VOCAB: u32 = 1 << 24;
+/// A writer holds one shard in memory.
+const MAX_SHARD_BYTES: u64 = 1 << 30;
+const MAX_TEMPERATURES: usize = 16;
+
+/// The fixed part of a shard set. Two captures with equal specs and the same teacher give the same bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetSpec {
+    /// Whose distributions these are.
+    pub teacher: Teacher,
+    /// Digest of the tokenizer that made the token ids.
+    pub tokenizer_digest: String,
+    /// Rows of the teacher's output matrix, padding included.
+    pub vocab_size: u32,
+    /// Ids that the tokenizer can produce; the surplus up to `vocab_size` never occurs in a record.
+    pub real_vocab_size: u32,
+    /// What each row records.
+    pub record: Record,
+    /// Top-k: temperatures with stored tail mass and log-partition; the first is 1. Sampled: the one temperature
+    /// that the draws were made at.
+    pub temperatures: Vec<f32>,
+    /// Digest of the tokenised corpus, token positions and document borders included.
+    pub corpus_digest: String,
+    /// Most tokens of context that the teacher saw.
+    pub context_length: u32,
+    /// Token positions of the corpus, each of which is one row.
+    pub rows: u64,
+    /// Rows of every shard but the last.
+    pub rows_per_shard: u32,
+    /// Whether the capture reports each row's entropy (it needs the full distribution).
+    pub entropy: bool,
+}
+
+/// Name and weights of the teacher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Teacher {
+    /// What the user called it: a hub id or folder name.
+    pub name: String,
+    /// Digest of its weights.
+    pub digest: String,
+}
+
+/// The two kinds of record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Record {
+    /// The `k` most probable tokens, most probable first.
+    TopK {
+        /// Entries of a row.
+        k: u32,
+        /// How log-probabilities are stored.
+        log_probs: LogProbType,
+    },
+    /// Tokens drawn with replacement, by ascending id, with how often each was drawn.
+    Sampled {
+        /// Draws of a row: its counts add up to this.
+        draws: u32,
+        /// Slots of a row; unused ones have count 0.
+        max_unique: u32,
+        /// Seed of the draws; a row's random numbers depend on the seed and its row number alone.
+        seed: u64,
+    },
+}
+
+/// How a top-k row stores log-probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum LogProbType {
+    /// IEEE single precision.
+    F32,
+    /// `8..=16` bits, evenly spaced over `[floor, 0]`, floor = -24 x the greatest temperature (at least 1).
+    Unorm(u8),
+}
+
+impl LogProbType {
+    /// The default: IEEE half precision has its bytes and up to twice its error, and is not offered.
+    pub const DEFAULT: LogProbType = LogProbType::Unorm(16);
+}
+
+impl fmt::Display for LogProbType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogProbType::F32 => write!(f, "f32"),
+            LogProbType::Unorm(bits) => write!(f, "unorm{bits}"),
+        }
+    }
+}
+
+impl From<LogProbType> for String {
+    fn from(t: LogProbType) -> String {
+        t.to_string()
+    }
+}
+
+impl TryFrom<String> for LogProbType {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let known = (8..=16).map(LogProbType::Unorm).chain([LogProbType::F32]);
+        let unknown = || format!("log-probability type {name:?} is none of f32, unorm8 to unorm16");
+        known.into_iter().find(|t| t.to_string() == name).ok_or_else(unknown)
+    }
+}
+
+impl SetSpec {
+    /// Refuses a spec that no set can have; `place` heads the message.
+    pub fn validate(&self, place: &Path) -> Result<()> {
+        let refuse = |field: &str, expected: &str, found: &dyn fmt::Display| {
+            Error::file(place).field(format!("`{field}`")).expected(expected).found(found).err()
+        };
+        if self.vocab_size > MAX_VOCAB {
+            return refuse("vocab_size", "at most 16777216", &self.vocab_size);
+        }
+        if self.real_vocab_size < 2 || self.real_vocab_size > self.vocab_size {
+            return refuse("real_vocab_size", "2 to `vocab_size`", &self.real_vocab_size);
+        }
+        if self.context_length == 0 || self.rows == 0 || self.rows_per_shard == 0 {
+            let found = format!("{}, {}, {}", self.context_length, self.rows, self.rows_per_shard);
+            return refuse("context_length, rows, rows_per_shard", "each at least 1", &found);
+        }
+        self.validate_record(&refuse)?;
+        if self.layout().stride_bytes() * u64::from(self.rows_per_shard) > MAX_SHARD_BYTES {
+            let found = format!("{} rows of {} bytes", self.rows_per_shard, self.layout().stride_bytes());
+            return refuse("rows_per_shard", "shards of at most 1 GiB", &found);
+        }
+        Ok(())
+    }
+
+    fn validate_record(&self, refuse: &dyn Fn(&str, &str, &dyn fmt::Display) -> Result<()>) -> Result<()> {
+        let temperatures = &self.temperatures;
+        let found = format!("{temperatures:?}");
+        if temperatures.iter().any(|t| !(t.is_finite() && *t > 0.0)) || temperatures.len() > MAX_TEMPERATURES {
+            return refuse("temperatures", "up to 16 positive numbers", &found);
+        }
+        if (1..temperatures.len()).any(|i| temperatures[..i].contains(&temperatures[i])) {
+            return refuse("temperatures", "each temperature once", &found);
+        }
+        match self.record {
+            Record::TopK { k, .. } if k == 0 || k > self.real_vocab_size => {
+                refuse("record.k", "1 to `real_vocab_size`", &k)
+            }
+            Record::TopK { log_probs: LogProbType::Unorm(bits), .. } if !(8..=16).contains(&bits) => {
+                refuse("record.log_probs", "unorm8 to unorm16", &bits)
+            }
+            Record::TopK { .. } if temperatures.first() != Some(&1.0) => {
+                refuse("temperatures", "1 first, then any others", &found)
+            }
+            Record::Sampled { .. } if temperatures.len() != 1 => {
+                refuse("temperatures", "the one temperature of the draws", &found)
+            }
+            Record::Sampled { draws, .. } if draws == 0 || draws > 65_535 => {
+                refuse("record.draws", "1 to 65535", &draws)
+            }
+            Record::Sampled { draws, max_unique, .. }
+                if max_unique == 0 || max_unique > draws.min(self.real_vocab_size) =>
+            {
+                refuse("record.max_unique", "1 to the number of draws (and of tokens)", &max_unique)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where each number of a row lies.
+    pub fn layout(&self) -> RowLayout {
+        RowLayout::new(self)
+    }
+
+    /// Shard files of the finished set.
+    pub fn shard_count(&self) -> u64 {
+        self.rows.div_ceil(u64::from(self.rows_per_shard.max(1)))
+    }
+
+    /// SHA-256 of this spec's compact JSON: stands in every shard's header and binds it to its set.
+    pub fn set_id(&self) -> [u8; 32] {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        Sha256::digest(json).into()
+    }
+
+    /// Refuses to continue a set made for `self` (found at `place`) with the spec `wanted`, naming the first field
+    /// that differs and both values.
+    pub fn refuse_difference(&self, wanted: &SetSpec, place: &Path) -> Result<()> {
+        let json = |spec| serde_json::to_value(spec).unwrap_or_default();
+        match first_difference(&json(self), &json(wanted), "") {
+            None => Ok(()),
+            Some((field, found, expected)) => Error::file(place)
+                .field(format!("`{field}`"))
+                .expected(format!("{expected} (this capture)"))
+                .found(format!("{found} (the set that is there)"))
+                .help("write to another folder, or give the settings the set was begun with")
+                .err(),
+        }
+    }
+}
+
+/// Path and both values of the first leaf at which two JSON values differ.
+fn first_difference(a: &Value, b: &Value, path: &str) -> Option<(String, Value, Value)> {
+    if let (Value::Object(a), Value::Object(b)) = (a, b)
+        && a.keys().eq(b.keys())
+    {
+        let join = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
+        return a.iter().zip(b.values()).find_map(|((key, a), b)| first_difference(a, b, &join(key)));
+    }
+    (a != b).then(|| (path.to_string(), a.clone(), b.clone()))
+}
