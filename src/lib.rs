@@ -2,12 +2,16 @@
 
 #![warn(missing_docs)]
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod data;
 pub mod device;
+pub mod doctor;
 pub mod error;
 pub mod formats;
 pub mod generate;
 pub mod graph;
+pub mod inspect;
 pub mod losses;
 pub mod models;
 pub mod nn;

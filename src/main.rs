@@ -1,1 +1,5 @@
-fn main() {}
+//! The `potstill` command; all of it is in [`potstill::cli`].
+
+fn main() -> std::process::ExitCode {
+    potstill::cli::main()
+}

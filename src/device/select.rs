@@ -91,7 +91,7 @@ impl Choice {
     }
 
     /// The adapter to use among those found (best first), `None` for the CPU.
-    fn pick<'a>(&self, found: &'a [AdapterSummary]) -> Result<Option<&'a AdapterSummary>> {
+    pub(crate) fn pick<'a>(&self, found: &'a [AdapterSummary]) -> Result<Option<&'a AdapterSummary>> {
         let matches = |a: &&AdapterSummary, filter: &str| {
             [&a.name, &a.driver, &a.backend].iter().any(|text| text.to_lowercase().contains(filter))
         };

@@ -7,6 +7,9 @@ mod dtype;
 mod files;
 mod gguf;
 mod gguf_llama;
+pub mod hub;
+#[cfg(feature = "hub")]
+mod hub_fetch;
 mod model_folder;
 mod quants;
 mod safetensors_file;

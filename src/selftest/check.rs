@@ -124,7 +124,7 @@ pub fn kernels_of(case: &Case, caps: &crate::device::Caps) -> Result<Vec<Dispatc
 }
 
 /// A runner for a row with its inputs written.
-fn runner(device: &Device, setup: &Setup) -> Result<Runner> {
+pub(super) fn runner(device: &Device, setup: &Setup) -> Result<Runner> {
     let mut store = Store::new(device);
     for (name, tensor) in setup.graph.externals() {
         store.add(name, tensor.shape, tensor.dtype)?;

@@ -1,0 +1,71 @@
+//! The command line. Each command is a file here that reads its arguments, makes a library call and prints what comes
+//! back; nothing is computed here.
+//!
+//! Exit codes: 0 done, 1 error, 130 interrupted.
+
+pub mod args;
+pub mod assets;
+mod doctor;
+pub mod human;
+mod inspect;
+pub mod interrupt;
+pub mod output;
+pub mod progress;
+pub mod table;
+
+use crate::formats::hub::Fetching;
+use crate::{Error, Result};
+use args::{Cli, Command};
+use clap::Parser;
+use progress::Meter;
+use std::process::ExitCode;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Asking for help is no error; clap's own code for misuse would be a third kind of failure.
+            let code = if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            let _ = error.print();
+            return code;
+        }
+    };
+    output::start_log(cli.verbose);
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Cancelled) => {
+            progress::say("interrupted");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            progress::say(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Command::Inspect(args) => inspect::run(args),
+        Command::Doctor(args) => doctor::run(cli, args),
+    }
+}
+
+/// Shows files on their way from the hub, and stops them on Ctrl-C.
+pub fn fetching() -> impl FnMut(&Fetching) -> Result<()> {
+    let mut meter: Option<(String, Meter)> = None;
+    move |fetching| {
+        interrupt::listen();
+        if meter.as_ref().is_none_or(|(file, _)| *file != fetching.file) {
+            let new = Meter::new(&fetching.file, "bytes", fetching.done, Some(fetching.total));
+            if let Some((_, old)) = meter.replace((fetching.file.clone(), new)) {
+                old.finish();
+            }
+        }
+        if let Some((_, meter)) = &mut meter {
+            meter.set(fetching.done);
+        }
+        interrupt::check()
+    }
+}
