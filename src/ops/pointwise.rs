@@ -46,8 +46,8 @@ impl Op for Pointwise {
         "pointwise"
     }
 
-    fn in_place(&self) -> Option<(usize, usize)> {
-        matches!(self, Pointwise::AddInPlace).then_some((0, 1))
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        if matches!(self, Pointwise::AddInPlace) { vec![(0, 1)] } else { Vec::new() }
     }
 
     fn backward(&self, g: &mut Graph, node: &Node<'_>, dy: &[Option<Tensor>]) -> Result<()> {
