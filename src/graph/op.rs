@@ -12,10 +12,10 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// The op's name: its file in `src/ops/` and `shaders/`.
     fn name(&self) -> &'static str;
 
-    /// `Some((output, input))` when the output takes over the input's memory: it is updated, not written
+    /// Pairs (output, input) where the output takes over the input's memory: it is updated, not written
     /// anew. Nothing recorded later may read the old value.
-    fn in_place(&self) -> Option<(usize, usize)> {
-        None
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        Vec::new()
     }
 
     /// Emits the ops that turn the outputs' gradients into the inputs' gradients and hands each on with

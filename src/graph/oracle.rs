@@ -35,12 +35,12 @@ pub fn evaluate(graph: &Graph, externals: &mut HashMap<String, Values>, wanted: 
     for node in &graph.nodes {
         let in_place = node.op.in_place();
         let mut outputs: Vec<Values> = node.outputs.iter().map(empty).collect();
-        if let Some((output, input)) = in_place {
+        for &(output, input) in &in_place {
             outputs[output] = values[&node.inputs[input].id].clone();
         }
         let mut inputs = Vec::new();
         for (i, tensor) in node.inputs.iter().enumerate() {
-            let taken_over = in_place.is_some_and(|(_, input)| input == i);
+            let taken_over = in_place.iter().any(|&(_, input)| input == i);
             inputs.push(match &values[&tensor.id] {
                 Values::F(_) if taken_over => Arg::F(&[]),
                 Values::U(_) if taken_over => Arg::U(&[]),
@@ -57,10 +57,10 @@ pub fn evaluate(graph: &Graph, externals: &mut HashMap<String, Values>, wanted: 
         for (tensor, value) in node.outputs.iter().zip(outputs) {
             values.insert(tensor.id, value);
         }
-        if let Some((output, input)) = in_place
-            && let Some(name) = &graph.tensors[node.inputs[input].id as usize].external
-        {
-            externals.insert(name.clone(), values[&node.outputs[output].id].clone());
+        for (output, input) in in_place {
+            if let Some(name) = &graph.tensors[node.inputs[input].id as usize].external {
+                externals.insert(name.clone(), values[&node.outputs[output].id].clone());
+            }
         }
     }
     Ok(wanted.iter().map(|t| values[&t.id].clone()).collect())

@@ -127,7 +127,7 @@ impl Plan {
 fn memory_roots(graph: &Graph) -> Vec<u32> {
     let mut roots: Vec<u32> = (0..graph.tensors.len() as u32).collect();
     for node in &graph.nodes {
-        if let Some((output, input)) = node.op.in_place() {
+        for (output, input) in node.op.in_place() {
             roots[node.outputs[output].id as usize] = roots[node.inputs[input].id as usize];
         }
     }
@@ -163,7 +163,7 @@ fn check_in_place(graph: &Graph, live: &[usize]) -> Result<()> {
                 return Err(Error::internal(format!("`{reader}` reads {tensor:?} after `{by}` updated it in place")));
             }
         }
-        if let Some((_, input)) = node.op.in_place() {
+        for (_, input) in node.op.in_place() {
             overwritten.insert(node.inputs[input].id, node.op.name());
         }
     }

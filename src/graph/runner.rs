@@ -128,7 +128,7 @@ impl Runner {
         let (inputs, outputs) = (slices(&step.inputs), slices(&step.outputs));
         let mut read: Vec<Option<RwLockReadGuard<'_, Vec<u32>>>> = Vec::new();
         for (i, slice) in inputs.iter().enumerate() {
-            let taken_over = in_place.is_some_and(|(_, input)| input == i);
+            let taken_over = in_place.iter().any(|&(_, input)| input == i);
             read.push(if taken_over { None } else { Some(words(slice)?.read().map_err(|_| cpu::poisoned())?) });
         }
         let mut written: Vec<RwLockWriteGuard<'_, Vec<u32>>> = Vec::new();

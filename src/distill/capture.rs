@@ -1,0 +1,253 @@
+//! Recording a teacher: text through the model, one record a token into a shard set.
+
+use super::batch::write_batch;
+use super::memory::{self, Memory};
+use super::step::provide;
+use crate::data::packing::{Batch, Cursor, IGNORE, PADDING, Packer};
+use crate::data::tokens::Corpus;
+use crate::device::Device;
+use crate::formats::{ModelFolder, Tokenizer};
+use crate::graph::{DType, Graph, Plan, Runner, Store};
+use crate::losses::{CaptureKind, Captured, Head, capture_head, chunk_rows};
+use crate::models::{self, Decoder, load_parameters};
+use crate::nn::{BatchInputs, Params};
+use crate::shards::sample::{counts_from_draws, limit_unique};
+use crate::shards::spec::DEFAULT_ROWS_PER_SHARD;
+use crate::shards::{CONTEXT_START, DOCUMENT_START, Manifest, Record, Records, RowBatch, SetSpec, Teacher, VALID, Writer};
+use crate::{Error, Result};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What to record.
+#[derive(Debug, Clone)]
+pub struct CaptureOptions {
+    /// Top-k or sampled, and how stored.
+    pub record: Record,
+    /// Temperatures whose log-partition and tail mass are stored; the first must be 1. Sampled records have 1 only.
+    pub temperatures: Vec<f32>,
+    /// T: tokens of context at most; the trainer's `sequence_length` must be the same.
+    pub sequence_length: usize,
+    /// Sequences at a time.
+    pub batch_size: usize,
+    /// Rows of a shard: what a kill can cost at most.
+    pub rows_per_shard: u32,
+}
+
+impl Default for CaptureOptions {
+    fn default() -> Self {
+        CaptureOptions {
+            record: Record::TopK { k: crate::shards::spec::DEFAULT_K, log_probs: crate::shards::LogProbType::DEFAULT },
+            temperatures: vec![1.0],
+            sequence_length: 512,
+            batch_size: 2,
+            rows_per_shard: DEFAULT_ROWS_PER_SHARD,
+        }
+    }
+}
+
+/// How far a capture is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows recorded, those of an earlier process included.
+    pub rows: u64,
+    /// Rows of the whole set.
+    pub total: u64,
+    /// Bytes in finished shards.
+    pub bytes: u64,
+}
+
+/// Runs `teacher` over `corpus` and writes the shard set `out`, or goes on with one that a stopped process left there.
+/// `planned` hears the memory before anything is allocated; `progress` hears each batch and may stop the capture,
+/// which is [`Error::Cancelled`] and can be resumed.
+pub fn capture(
+    device: &Device,
+    teacher: &ModelFolder,
+    corpus: &Arc<Corpus>,
+    out: &Path,
+    options: &CaptureOptions,
+    planned: &mut dyn FnMut(&Memory),
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Manifest> {
+    let tokenizer = teacher.tokenizer()?;
+    let decoder = models::from_config(teacher.path(), &teacher.config)?;
+    let spec = set_spec(teacher, &decoder, &tokenizer, corpus, options);
+    let (mut writer, done) = Writer::resume_or_create(out, spec.clone())?;
+    let total = spec.rows;
+    if done < total {
+        let mut recorder = Recorder::new(device, teacher, &decoder, tokenizer.vocab_size(), options, planned)?;
+        let all = vec![0..corpus.ids().len()];
+        let borders = document_starts(corpus);
+        let ranges = if borders.is_empty() { all } else { (0..corpus.documents()).map(|i| corpus.range(i)).collect() };
+        let mut packer =
+            Packer::new(corpus.clone(), ranges, options.sequence_length, options.batch_size, None)?;
+        let rows_per_batch = (options.sequence_length * options.batch_size) as u64;
+        // Whole batches again: the first may hold rows that are on disk already, which are then left out.
+        let mut cursor = Cursor { epoch: 0, batch: done / rows_per_batch };
+        while cursor.epoch == 0 {
+            let batch = packer.next_batch(&mut cursor)?;
+            let rows = recorder.record(&batch, corpus, &spec, writer.next_row())?;
+            writer.push_rows(&rows)?;
+            let (rows, bytes) = (writer.next_row(), writer.bytes_written());
+            if progress(Progress { rows, total, bytes }).is_break() {
+                return Err(Error::Cancelled);
+            }
+        }
+    }
+    writer.finish()
+}
+
+fn set_spec(
+    teacher: &ModelFolder,
+    decoder: &Decoder,
+    tokenizer: &Tokenizer,
+    corpus: &Corpus,
+    options: &CaptureOptions,
+) -> SetSpec {
+    let name = teacher.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    SetSpec {
+        teacher: Teacher { name, digest: teacher.digest() },
+        tokenizer_digest: tokenizer.digest(),
+        vocab_size: decoder.config.vocab_size as u32,
+        real_vocab_size: tokenizer.vocab_size() as u32,
+        record: options.record,
+        temperatures: options.temperatures.clone(),
+        corpus_digest: corpus.digest(),
+        context_length: options.sequence_length as u32,
+        rows: corpus.ids().len() as u64,
+        rows_per_shard: options.rows_per_shard,
+        entropy: true,
+    }
+}
+
+/// First token positions of the documents.
+fn document_starts(corpus: &Corpus) -> Vec<usize> {
+    (0..corpus.documents()).map(|i| corpus.range(i).start).collect()
+}
+
+/// The teacher on the device with its plan.
+struct Recorder {
+    store: Store,
+    runner: Runner,
+    captured: Captured,
+    record: Record,
+    temperatures: usize,
+}
+
+impl Recorder {
+    fn new(
+        device: &Device,
+        teacher: &ModelFolder,
+        decoder: &Decoder,
+        vocabulary: usize,
+        options: &CaptureOptions,
+        planned: &mut dyn FnMut(&Memory),
+    ) -> Result<Recorder> {
+        let n = options.sequence_length * options.batch_size;
+        let mut g = Graph::new();
+        let batch = BatchInputs::declare(&mut g, "capture", n, options.sequence_length, false);
+        let params = Params::frozen("");
+        let hidden = decoder.forward(&mut g, &params, &batch, false)?;
+        let weight = [decoder.head_weight(&mut g, &params)];
+        let head = Head { weight: &weight, vocab: vocabulary };
+        let labels = g.external("capture.labels", [n], DType::U32);
+        let kind = match options.record {
+            Record::TopK { k, .. } => CaptureKind::TopK { k: k as usize, temperatures: options.temperatures.clone() },
+            Record::Sampled { draws, .. } => CaptureKind::Sampled {
+                draws: draws as usize,
+                seed: g.external("capture.seed", [2], DType::U32),
+                keys: g.external("capture.rows", [n], DType::U32),
+            },
+        };
+        let rows = chunk_rows(decoder.config.vocab_size, device.caps());
+        let captured = capture_head(&mut g, hidden, &head, labels, &kind, rows)?;
+        captured.keep(&mut g);
+        let plan = Plan::new(&g)?;
+        let parameters = 4 * decoder.parameter_count() as u64;
+        let inputs = plan.kept.iter().sum::<u64>();
+        let memory = Memory { parameters, inputs, activations: plan.slots.iter().sum(), ..Memory::default() };
+        planned(&memory);
+        memory::check(memory, memory::available(device), [])?;
+        let mut store = Store::new(device);
+        decoder.allocate(&mut store, "", options.sequence_length)?;
+        load_parameters(decoder, &store, "", &teacher.tensors, None)?;
+        provide(&mut store, &g)?;
+        if let Record::Sampled { seed, .. } = options.record {
+            store.write("capture.seed", &[seed as u32, (seed >> 32) as u32])?;
+        }
+        let runner = Runner::new(plan, &store, &mut Vec::new())?;
+        let temperatures = options.temperatures.len();
+        Ok(Recorder { store, runner, captured, record: options.record, temperatures })
+    }
+
+    /// Records of a batch's rows from corpus position `from` on.
+    fn record(&mut self, batch: &Batch, corpus: &Corpus, spec: &SetSpec, from: u64) -> Result<RowBatch> {
+        // Every token with a successor in its document is a row of the set, learned or not: whoever trains decides.
+        let mut batch = batch.clone();
+        let starts: std::collections::BTreeSet<usize> = document_starts(corpus).into_iter().collect();
+        for (label, &row) in batch.labels.iter_mut().zip(&batch.row_id) {
+            let next = row.wrapping_add(1) as usize;
+            let inside = row != PADDING && next < corpus.ids().len() && !starts.contains(&next);
+            *label = if inside { corpus.ids()[next] } else { IGNORE };
+        }
+        write_batch(&self.store, "capture", &batch)?;
+        if matches!(self.record, Record::Sampled { .. }) {
+            self.store.write("capture.rows", &batch.row_id.iter().map(|&row| row as u32).collect::<Vec<_>>())?;
+        }
+        self.runner.run()?;
+        let kept: Vec<usize> =
+            (0..batch.row_id.len()).filter(|&i| batch.row_id[i] != PADDING && batch.row_id[i] >= from).collect();
+        let flags = |i: usize| {
+            let row = batch.row_id[i] as usize;
+            let document = if starts.contains(&row) { DOCUMENT_START } else { 0 };
+            let context = if batch.positions[i] == 0 { CONTEXT_START } else { 0 };
+            let valid = if batch.labels[i] == IGNORE { 0 } else { VALID };
+            valid | document | context
+        };
+        let floats = |name: &str| pollster::block_on(self.runner.read_f32(name));
+        let (nll, entropy) = (floats("nll")?, floats("entropy")?);
+        let mut rows = RowBatch::empty(spec);
+        rows.tokens = kept.iter().map(|&i| batch.tokens[i]).collect();
+        rows.flags = kept.iter().map(|&i| flags(i)).collect();
+        rows.nll = kept.iter().map(|&i| nll[i]).collect();
+        rows.entropy = kept.iter().map(|&i| entropy[i]).collect();
+        rows.records = match self.record {
+            Record::TopK { k, .. } => self.top_k(&kept, k as usize)?,
+            Record::Sampled { max_unique, seed, .. } => self.sampled(&kept, &batch, max_unique, seed)?,
+        };
+        Ok(rows)
+    }
+
+    fn top_k(&self, kept: &[usize], k: usize) -> Result<Records> {
+        let all_ids = pollster::block_on(self.runner.read_u32("ids"))?;
+        let all_log_probs = pollster::block_on(self.runner.read_f32("log_probs"))?;
+        let mut tails = vec![0.0; kept.len() * self.temperatures];
+        let mut log_partitions = tails.clone();
+        for j in 0..self.temperatures {
+            let tail = pollster::block_on(self.runner.read_f32(&format!("tail.{j}")))?;
+            let partition = pollster::block_on(self.runner.read_f32(&format!("log_partition.{j}")))?;
+            for (row, &i) in kept.iter().enumerate() {
+                tails[row * self.temperatures + j] = tail[i];
+                log_partitions[row * self.temperatures + j] = partition[i];
+            }
+        }
+        let ids = kept.iter().flat_map(|&i| all_ids[i * k..(i + 1) * k].iter().copied()).collect();
+        let log_probs = kept.iter().flat_map(|&i| all_log_probs[i * k..(i + 1) * k].iter().copied()).collect();
+        Ok(Records::TopK { ids, log_probs, tails, log_partitions })
+    }
+
+    fn sampled(&self, kept: &[usize], batch: &Batch, max_unique: u32, seed: u64) -> Result<Records> {
+        let draws = pollster::block_on(self.runner.read_u32("draws"))?;
+        let per_row = draws.len() / batch.row_id.len();
+        let (mut ids, mut counts) = (Vec::new(), Vec::new());
+        for &i in kept {
+            let (mut row_ids, mut row_counts) = counts_from_draws(&draws[i * per_row..(i + 1) * per_row]);
+            limit_unique(&mut row_ids, &mut row_counts, max_unique, seed, batch.row_id[i]);
+            row_ids.resize(max_unique as usize, 0);
+            row_counts.resize(max_unique as usize, 0);
+            ids.extend(row_ids);
+            counts.extend(row_counts);
+        }
+        Ok(Records::Sampled { ids, counts })
+    }
+}
