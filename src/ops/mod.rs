@@ -2,8 +2,11 @@
 //! builder with its shape check, the gradient (which records other ops), the GPU dispatches, the CPU twin and the
 //! cost. To add an op: those two files, a `mod` line here, and a row in `src/selftest/cases/`.
 
+pub mod attention;
+mod attention_grad;
 pub mod pointwise;
 
+pub use attention::{Ranges, attention};
 pub use pointwise::{add, add_in_place, mul, scale};
 
 use crate::device::Shader;
@@ -19,7 +22,7 @@ pub(crate) use shader;
 
 /// Every WGSL file of the crate, for the tests that validate them without a GPU.
 pub fn shaders() -> Vec<Shader> {
-    vec![pointwise::SHADER]
+    vec![attention::SHADER, attention_grad::SHADER, pointwise::SHADER]
 }
 
 /// Adds `dt` to the gradient of `t`, if `t` wants one. Ops whose kernels can accumulate look at

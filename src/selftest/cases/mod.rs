@@ -1,10 +1,11 @@
 //! The case table, a file a family of ops.
 
+mod attention;
 mod pointwise;
 
 use super::Case;
 
 /// Every row.
 pub fn all() -> Vec<Case> {
-    [pointwise::cases()].into_iter().flatten().collect()
+    [attention::cases(), pointwise::cases()].into_iter().flatten().collect()
 }
