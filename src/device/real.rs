@@ -64,6 +64,17 @@ pub trait Real:
     fn add_exp(out: &mut [Self], row: &[Self], factor: Self, scale: Self, shift: Self) {
         out.iter_mut().zip(row).for_each(|(o, &x)| *o += factor * (scale * x - shift).exp());
     }
+    /// row[i] = exp(scale * row[i] - shift); returns their sum.
+    fn exp_in_place(row: &mut [Self], scale: Self, shift: Self) -> Self {
+        row.iter_mut().fold(Self::ZERO, |sum, x| {
+            *x = (scale * *x - shift).exp();
+            sum + *x
+        })
+    }
+    /// y[i] = factor * a[i] * (y[i] - shift): the softmax gradient of weights a, given y = d loss / d a.
+    fn softmax_grad(y: &mut [Self], a: &[Self], shift: Self, factor: Self) {
+        y.iter_mut().zip(a).for_each(|(y, &a)| *y = factor * a * (*y - shift));
+    }
     /// Sum of a[i] * b[i].
     fn dot(a: &[Self], b: &[Self]) -> Self {
         a.iter().zip(b).fold(Self::ZERO, |sum, (&x, &y)| sum + x * y)
@@ -138,6 +149,12 @@ impl Real for f32 {
     fn add_exp(out: &mut [f32], row: &[f32], factor: f32, scale: f32, shift: f32) {
         add_exp_f32(out, row, factor, scale, shift);
     }
+    fn exp_in_place(row: &mut [f32], scale: f32, shift: f32) -> f32 {
+        exp_in_place_f32(row, scale, shift)
+    }
+    fn softmax_grad(y: &mut [f32], a: &[f32], shift: f32, factor: f32) {
+        softmax_grad_f32(y, a, shift, factor);
+    }
     fn dot(a: &[f32], b: &[f32]) -> f32 {
         dot_f32(a, b)
     }
@@ -201,6 +218,25 @@ fn exp_into_f32(out: &mut [f32], row: &[f32], factor: f32, scale: f32, shift: f3
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn add_exp_f32(out: &mut [f32], row: &[f32], factor: f32, scale: f32, shift: f32) {
     out.iter_mut().zip(row).for_each(|(o, &x)| *o += factor * exp_f32(scale * x - shift));
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn exp_in_place_f32(row: &mut [f32], scale: f32, shift: f32) -> f32 {
+    let mut sums = [0f32; LANES];
+    let (chunks, rest) = row.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *x = exp_f32(scale * *x - shift);
+            *sum += *x;
+        }
+    }
+    rest.iter_mut().for_each(|x| *x = exp_f32(scale * *x - shift));
+    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn softmax_grad_f32(y: &mut [f32], a: &[f32], shift: f32, factor: f32) {
+    y.iter_mut().zip(a).for_each(|(y, &a)| *y = factor * a * (*y - shift));
 }
 
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
@@ -313,6 +349,11 @@ mod tests {
         let close = |a: f32, b: f64| assert!((a as f64 - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} {b}");
         close(f32::max_of(&row), f64::max_of(&wide));
         close(f32::sum_exp(&row, 0.7, 3.0), f64::sum_exp(&wide, 0.7, 3.0));
+        let (mut narrow, mut twin) = (row.clone(), wide.clone());
+        close(f32::exp_in_place(&mut narrow, 0.7, 3.0), f64::exp_in_place(&mut twin, 0.7, 3.0));
+        f32::softmax_grad(&mut narrow, &row, 0.3, 1.7);
+        f64::softmax_grad(&mut twin, &wide, 0.3, 1.7);
+        narrow.iter().zip(&twin).for_each(|(&a, &b)| close(a, b));
         close(f32::dot(&row, &row), f64::dot(&wide, &wide));
     }
 

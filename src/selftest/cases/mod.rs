@@ -1,5 +1,6 @@
 //! The case table, a file a family of ops.
 
+mod attention;
 mod matmul;
 mod pointwise;
 mod reduce;
@@ -8,5 +9,5 @@ use super::Case;
 
 /// Every row.
 pub fn all() -> Vec<Case> {
-    [matmul::cases(), pointwise::cases(), reduce::cases()].into_iter().flatten().collect()
+    [attention::cases(), matmul::cases(), pointwise::cases(), reduce::cases()].into_iter().flatten().collect()
 }
