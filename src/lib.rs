@@ -4,6 +4,7 @@
 
 pub mod data;
 pub mod device;
+pub mod distill;
 pub mod error;
 pub mod formats;
 pub mod graph;
