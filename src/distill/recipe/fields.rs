@@ -1,0 +1,156 @@
+//! Reading a tree of YAML values strictly: every value knows its file and key path, so that each error names them.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::Names;
+use crate::error::Complaint;
+use crate::{Error, Result};
+
+/// One value and where it stands.
+#[derive(Clone)]
+pub(super) struct Node<'a> {
+    pub file: &'a Path,
+    /// Like `training_args.learning_rate` or `loss_functions[0].weight`; empty for the whole file.
+    pub path: String,
+    pub value: &'a Value,
+}
+
+/// One mapping whose keys have been checked.
+pub(super) struct Fields<'a> {
+    node: Node<'a>,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Node<'a> {
+    pub fn complaint(&self) -> Complaint {
+        place(self.file, &self.path)
+    }
+
+    fn wrong<T>(&self, expected: &str) -> Result<T> {
+        let complaint = self.complaint().expected(expected).found(describe(self.value));
+        match self.value.as_str().is_some_and(|text| text.parse::<f64>().is_ok()) && expected.contains("number") {
+            true => complaint.help("write it without quotes").err(),
+            false => complaint.err(),
+        }
+    }
+
+    pub fn text(&self) -> Result<String> {
+        match self.value.as_str() {
+            Some("") => self.wrong("some text"),
+            Some(text) => Ok(text.to_string()),
+            None => self.wrong("text"),
+        }
+    }
+
+    pub fn boolean(&self) -> Result<bool> {
+        self.value.as_bool().map_or_else(|| self.wrong("true or false"), Ok)
+    }
+
+    pub fn number(&self) -> Result<f64> {
+        self.value.as_f64().map_or_else(|| self.wrong("a number"), Ok)
+    }
+
+    pub fn integer(&self) -> Result<u64> {
+        self.value.as_u64().map_or_else(|| self.wrong("a whole number, 0 or more"), Ok)
+    }
+
+    pub fn count(&self) -> Result<usize> {
+        usize::try_from(self.integer()?).or_else(|_| self.wrong("a number that fits this machine"))
+    }
+
+    /// One of `names`.
+    pub fn choice<T: Copy>(&self, names: Names<T>) -> Result<T> {
+        let text = self.value.as_str();
+        if let Some((_, value)) = names.iter().find(|(name, _)| Some(*name) == text) {
+            return Ok(*value);
+        }
+        let known = || names.iter().map(|(name, _)| *name);
+        let expected = format!("one of {}", known().collect::<Vec<_>>().join(", "));
+        let complaint = self.complaint().expected(expected).found(describe(self.value));
+        match text.and_then(|text| Error::nearest(text, known())) {
+            Some(near) => complaint.help(format!("did you mean `{near}`?")).err(),
+            None => complaint.err(),
+        }
+    }
+
+    /// The items of a list, which has at least one.
+    pub fn list<T>(&self, read: impl Fn(Node<'a>) -> Result<T>) -> Result<Vec<T>> {
+        let Some(items) = self.value.as_array().filter(|items| !items.is_empty()) else {
+            return self.wrong("a list of at least one item");
+        };
+        let node = |(i, value)| Node { file: self.file, path: format!("{}[{i}]", self.path), value };
+        items.iter().enumerate().map(node).map(read).collect()
+    }
+
+    /// A list, or one item without brackets.
+    pub fn one_or_more<T>(&self, read: impl Fn(Node<'a>) -> Result<T>) -> Result<Vec<T>> {
+        if self.value.is_array() { self.list(read) } else { Ok(vec![read(self.clone())?]) }
+    }
+
+    /// A mapping that has none but the `known` keys. `foreign` are keys that another program reads there.
+    pub fn fields(self, known: &[&str], foreign: &[&str]) -> Result<Fields<'a>> {
+        let Some(map) = self.value.as_object() else { return self.wrong("a mapping") };
+        let Some(unknown) = map.keys().find(|key| !known.contains(&key.as_str())) else {
+            return Ok(Fields { node: self, map });
+        };
+        let complaint = place(self.file, &join(&self.path, unknown))
+            .expected(format!("one of the keys {}", known.join(", ")))
+            .found("an unknown key");
+        if foreign.contains(&unknown.as_str()) {
+            return complaint.help("DistillKit reads this key, potstill does not: remove it").err();
+        }
+        match Error::nearest(unknown, known.iter().copied()) {
+            Some(near) => complaint.help(format!("did you mean `{near}`?")).err(),
+            None => complaint.help("remove it").err(),
+        }
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// The value under `key`; `null` is absent.
+    pub fn node(&self, key: &str) -> Option<Node<'a>> {
+        let value = self.map.get(key).filter(|value| !value.is_null())?;
+        Some(Node { file: self.node.file, path: join(&self.node.path, key), value })
+    }
+
+    pub fn complaint(&self, key: &str) -> Complaint {
+        place(self.node.file, &join(&self.node.path, key))
+    }
+
+    pub fn maybe<T>(&self, key: &str, read: impl FnOnce(&Node<'a>) -> Result<T>) -> Result<Option<T>> {
+        self.node(key).map(|node| read(&node)).transpose()
+    }
+
+    pub fn or<T>(&self, key: &str, default: T, read: impl FnOnce(&Node<'a>) -> Result<T>) -> Result<T> {
+        Ok(self.maybe(key, read)?.unwrap_or(default))
+    }
+
+    pub fn need<T>(&self, key: &str, what: &str, read: impl FnOnce(&Node<'a>) -> Result<T>) -> Result<T> {
+        match self.node(key) {
+            Some(node) => read(&node),
+            None => self.complaint(key).expected(what).found("nothing").help(format!("add `{key}`")).err(),
+        }
+    }
+}
+
+fn place(file: &Path, path: &str) -> Complaint {
+    let complaint = Error::file(file);
+    if path.is_empty() { complaint } else { complaint.field(format!("`{path}`")) }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_string() } else { format!("{path}.{key}") }
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_string(),
+        Value::Bool(flag) => format!("`{flag}`"),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) => format!("the text {text:?}"),
+        Value::Array(items) => format!("a list of {}", items.len()),
+        Value::Object(_) => "a mapping".to_string(),
+    }
+}

@@ -1,0 +1,348 @@
+//! Recipes: what is read, what is refused and how, and what is warned of.
+
+use std::path::{Path, PathBuf};
+
+use potstill::data::documents::Split;
+use potstill::data::split::Holdout;
+use potstill::distill::recipe::*;
+
+const FULL: &str = r#"
+project_name: ship's cat
+output_path: out/cat
+seed: 7
+device: llvmpipe
+sequence_length: 256
+model: { layers_of: teachers/smol, layers: [0, 1, 14, 29] }
+teacher: { kind: hf, path: teachers/smol }
+dataset:
+  train: [text/a.txt, text/b]
+  split: { marker: "\n***\n" }
+  holdout: { documents: 0.05 }
+  train_on_inputs: true
+  append_eos: false
+  shuffle: false
+  long_documents: refuse
+loss_functions:
+  - { function: kl, weight: 0.9, temperature: 2, missing_probability_handling: zero }
+  - { function: cross_entropy, weight: 1e-1 }
+training_args:
+  per_device_train_batch_size: 4
+  gradient_accumulation_steps: 2
+  learning_rate: 5e-4
+  lr_scheduler_type: cosine
+  warmup_ratio: 0.1
+  min_lr_ratio: 0.05
+  weight_decay: 0.01
+  adam_beta1: 0.8
+  adam_beta2: 0.95
+  adam_epsilon: 1e-6
+  max_grad_norm: 0.5
+  num_train_epochs: 1.5
+  eval_steps: 20
+  eval_samples: 24
+  logging_steps: 5
+  save_steps: 50
+  save_total_limit: 3
+  gradient_checkpointing: true
+  save_dtype: bfloat16
+"#;
+
+const LEAST: &str = "output_path: out\nsequence_length: 64\nmodel: student\ndataset: { train: a.txt }\n\
+                     training_args: { max_steps: 10 }\n";
+
+fn parse(text: &str) -> potstill::Result<Recipe> {
+    Recipe::parse(text, Path::new("r.yaml"))
+}
+
+fn full() -> Recipe {
+    Recipe {
+        project_name: Some("ship's cat".into()),
+        output_path: "out/cat".into(),
+        seed: 7,
+        device: "llvmpipe".into(),
+        sequence_length: 256,
+        model: Student::Layers { layers_of: "teachers/smol".into(), layers: vec![0, 1, 14, 29] },
+        teacher: Some(Teacher::Live { path: "teachers/smol".into() }),
+        dataset: Dataset {
+            train: vec!["text/a.txt".into(), "text/b".into()],
+            eval: vec![],
+            split: Split::Marker("\n***\n".into()),
+            holdout: Holdout::Documents { fraction: 0.05, seed: 7 },
+            train_on_inputs: true,
+            append_eos: false,
+            shuffle: false,
+            long_documents: LongDocuments::Refuse,
+        },
+        loss_functions: vec![
+            LossFunction {
+                weight: 0.9,
+                function: Function::Kl { temperature: 2.0, missing: MissingProbability::Zero },
+            },
+            LossFunction { weight: 0.1, function: Function::CrossEntropy },
+        ],
+        training_args: TrainingArgs {
+            per_device_train_batch_size: 4,
+            gradient_accumulation_steps: 2,
+            learning_rate: 5e-4,
+            lr_scheduler_type: SchedulerType::Cosine,
+            warmup: Warmup::Ratio(0.1),
+            min_lr_ratio: 0.05,
+            weight_decay: 0.01,
+            adam_beta1: 0.8,
+            adam_beta2: 0.95,
+            adam_epsilon: 1e-6,
+            max_grad_norm: 0.5,
+            length: Length::Epochs(1.5),
+            eval_steps: Some(20),
+            eval_samples: Some(24),
+            logging_steps: 5,
+            save_steps: 50,
+            save_total_limit: 3,
+            gradient_checkpointing: true,
+            save_dtype: SaveDtype::Bfloat16,
+        },
+    }
+}
+
+#[test]
+fn every_key_is_read() {
+    assert_eq!(parse(FULL).unwrap(), full());
+}
+
+#[test]
+fn what_is_left_out_has_its_documented_default() {
+    let recipe = parse(LEAST).unwrap();
+    assert_eq!((recipe.seed, recipe.device.as_str(), recipe.teacher), (42, "auto", None));
+    assert_eq!(recipe.model, Student::Pretrained("student".into()));
+    assert_eq!(recipe.dataset.train, [PathBuf::from("a.txt")]);
+    assert_eq!((recipe.dataset.split, recipe.dataset.holdout), (Split::File, Holdout::Nothing));
+    assert_eq!(recipe.loss_functions, [LossFunction { weight: 1.0, function: Function::CrossEntropy }]);
+    let args = &recipe.training_args;
+    assert_eq!((args.per_device_train_batch_size, args.gradient_accumulation_steps), (8, 1));
+    assert_eq!((args.learning_rate, args.max_grad_norm, args.warmup), (5e-5, 1.0, Warmup::Steps(0)));
+    assert_eq!((args.length, args.save_dtype), (Length::Steps(10), SaveDtype::Float32));
+
+    let taught = parse(&format!("{LEAST}teacher: {{ kind: shards, path: s }}\n")).unwrap();
+    assert_eq!(taught.kl(), Some((1.0, 1.0, MissingProbability::Ghost)));
+    assert_eq!(taught.cross_entropy_weight(), 0.1);
+}
+
+#[test]
+fn students_are_folders_configurations_or_layers() {
+    let student = |model: &str| parse(&LEAST.replace("model: student", &format!("model: {model}")));
+    let random = |config, init_seed, tokenizer: Option<&str>| Student::Random {
+        config,
+        init_seed,
+        tokenizer: tokenizer.map(String::from),
+    };
+    let by_path = random(Config::Path("c/config.json".into()), 42, None);
+    assert_eq!(student("{ config: c/config.json }").unwrap().model, by_path);
+    let Student::Random { config: Config::Inline(map), init_seed: 3, tokenizer: Some(from) } =
+        student("{ config: { hidden_size: 64, rope_theta: 1e4, tie: true }, init_seed: 3, tokenizer: t }")
+            .unwrap()
+            .model
+    else {
+        panic!("an inline configuration")
+    };
+    assert_eq!(serde_json::Value::Object(map).to_string(), r#"{"hidden_size":64,"rope_theta":10000.0,"tie":true}"#);
+    assert_eq!(from, "t");
+    let error = student("{ config: { hidden_size: 64 } }").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "r.yaml: `model.tokenizer`: expected a model whose tokenizer to use: found nothing; name the teacher's \
+         folder or hub id here"
+    );
+}
+
+/// (what is replaced in FULL, by what, the whole message)
+const REFUSED: &[(&str, &str, &str)] = &[
+    (
+        "temperature: 2",
+        "temprature: 2",
+        "`loss_functions[0].temprature`: expected one of the keys function, weight, temperature, \
+         missing_probability_handling: found an unknown key; did you mean `temperature`?",
+    ),
+    (
+        "seed: 7",
+        "sed: 7",
+        "`sed`: expected one of the keys project_name, output_path, seed, device, sequence_length, model, teacher, \
+         dataset, loss_functions, training_args: found an unknown key; did you mean `seed`?",
+    ),
+    (
+        "seed: 7",
+        "layer_mapping: all",
+        "`layer_mapping`: expected one of the keys project_name, output_path, seed, device, sequence_length, model, \
+         teacher, dataset, loss_functions, training_args: found an unknown key; DistillKit reads this key, potstill \
+         does not: remove it",
+    ),
+    (
+        "learning_rate: 5e-4",
+        "learning_rate: \"5e-4\"",
+        "`training_args.learning_rate`: expected a number: found the text \"5e-4\"; write it without quotes",
+    ),
+    ("learning_rate: 5e-4", "learning_rate: 0", "`training_args.learning_rate`: expected a positive number: found 0"),
+    (
+        "eval_steps: 20",
+        "eval_steps: 2.5",
+        "`training_args.eval_steps`: expected a whole number, 0 or more: found the number 2.5",
+    ),
+    ("seed: 7", "seed: -1", "`seed`: expected a whole number, 0 or more: found the number -1"),
+    ("shuffle: false", "shuffle: no", "`dataset.shuffle`: expected true or false: found the text \"no\""),
+    (
+        "function: kl",
+        "function: jsd",
+        "`loss_functions[0].function`: expected cross_entropy or kl: found \"jsd\"; DistillKit has this loss, \
+         potstill does not; use cross_entropy, kl or both",
+    ),
+    (
+        "function: kl",
+        "function: crossentropy",
+        "`loss_functions[0].function`: expected cross_entropy or kl: found \"crossentropy\"; did you mean \
+         `cross_entropy`?",
+    ),
+    (
+        "missing_probability_handling: zero",
+        "missing_probability_handling: uniform",
+        "`loss_functions[0].missing_probability_handling`: expected one of symmetric_uniform, zero: found the text \
+         \"uniform\"",
+    ),
+    (
+        "lr_scheduler_type: cosine",
+        "lr_scheduler_type: cosin",
+        "`training_args.lr_scheduler_type`: expected one of constant, linear, cosine, constant_with_warmup: found \
+         the text \"cosin\"; did you mean `cosine`?",
+    ),
+    (
+        "warmup_ratio: 0.1",
+        "warmup_ratio: 0.1\n  warmup_steps: 3",
+        "`training_args.warmup_ratio`: expected this or `warmup_steps`: found both; remove one",
+    ),
+    (
+        "num_train_epochs: 1.5",
+        "num_train_epochs: null",
+        "`training_args.max_steps`: expected this or `num_train_epochs`: found neither; say how long to train by one \
+         of them",
+    ),
+    (
+        "teacher: { kind: hf, path: teachers/smol }",
+        "",
+        "`loss_functions[0].function`: expected a `teacher` for kl: found none; add a teacher, or train on text with \
+         cross_entropy alone",
+    ),
+    (
+        "kind: hf",
+        "kind: dataset",
+        "`teacher.kind`: expected shards or live: found the text \"dataset\"; record a teacher with `potstill \
+         capture` and name the shards here",
+    ),
+    (
+        "weight: 0.9",
+        "weight: -0.9",
+        "`loss_functions[0].weight`: expected a positive number: found -0.9; remove the loss to leave it out",
+    ),
+    (
+        "function: cross_entropy",
+        "function: kl",
+        "`loss_functions[1].function`: expected each loss once: found it again; add up the weights",
+    ),
+    (
+        "holdout: { documents: 0.05 }",
+        "",
+        "`training_args.eval_steps`: expected `dataset.eval` or `dataset.holdout` to measure on: found neither",
+    ),
+    (
+        "{ documents: 0.05 }",
+        "{ documents: 1 }",
+        "`dataset.holdout.documents`: expected a number between 0 and 1: found 1; 0.05 is usual",
+    ),
+    (
+        "{ documents: 0.05 }",
+        "{ fraction: 0.05, sequences: 3 }",
+        "`dataset.holdout`: expected exactly one of fraction, sequences, documents: found several",
+    ),
+    (
+        "layers: [0, 1, 14, 29]",
+        "layers: [0, 1, 1]",
+        "`model.layers`: expected layer numbers, each larger: found [0, 1, 1]; list them in ascending order, none \
+         twice",
+    ),
+    (
+        "layers: [0, 1, 14, 29]",
+        "layers: [0, one]",
+        "`model.layers[1]`: expected a whole number, 0 or more: found the text \"one\"",
+    ),
+    ("output_path: out/cat", "", "`output_path`: expected the folder to write to: found nothing; add `output_path`"),
+    (
+        "train: [text/a.txt, text/b]",
+        "train: []",
+        "`dataset.train`: expected a list of at least one item: found a list of 0",
+    ),
+    ("save_total_limit: 3", "save_total_limit: 0", "`training_args.save_total_limit`: expected at least 1: found 0"),
+];
+
+#[test]
+fn what_is_wrong_is_refused_by_name() {
+    for (old, new, message) in REFUSED {
+        assert!(FULL.contains(old), "{old}");
+        let error = parse(&FULL.replacen(old, new, 1)).expect_err(message).to_string();
+        assert_eq!(error, format!("r.yaml: {message}"));
+    }
+}
+
+#[test]
+fn what_is_no_yaml_is_refused_with_its_line() {
+    for (text, line) in [("a: 1\nb: [1,\n", ""), ("seed: 1\nseed: 2\n", "line 2")] {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.starts_with("r.yaml: expected YAML") && error.contains(line), "{error}");
+    }
+    let error = parse("").unwrap_err().to_string();
+    assert_eq!(error, "r.yaml: expected a mapping: found nothing");
+}
+
+#[test]
+fn a_recipe_written_out_reads_as_itself() {
+    for recipe in [full(), parse(LEAST).unwrap(), parse(&format!("{LEAST}project_name: 'no'\n")).unwrap()] {
+        assert_eq!(parse(&recipe.to_yaml().unwrap()).unwrap(), recipe);
+        assert_eq!(parse(&recipe.to_json().to_string()).unwrap(), recipe);
+    }
+}
+
+#[test]
+fn the_canonical_form_has_what_a_resumed_run_may_not_change() {
+    let canonical = full().canonical();
+    assert_eq!(canonical["training_args.learning_rate"], "0.0005");
+    assert_eq!(canonical["loss_functions[0].temperature"], "2.0");
+    assert_eq!(canonical["model.layers"], "[0,1,14,29]");
+    let free = Recipe { device: "cpu".into(), output_path: "elsewhere".into(), project_name: None, ..full() };
+    assert_eq!(free.canonical(), canonical);
+    let mut other = full();
+    other.training_args.adam_beta2 = 0.950_000_000_000_000_1;
+    assert_ne!(other.canonical(), canonical);
+}
+
+#[test]
+fn steps_and_warm_up_follow_from_epochs() {
+    // 1.5 epochs of 7 micro-batches are 11, in steps of 2 micro-batches 6, of which ceil(0.1 * 6) = 1 warms up.
+    let args = full().training_args;
+    assert_eq!(args.total_steps(7), 6);
+    assert_eq!(args.schedule(6).warmup_steps, 1);
+}
+
+#[test]
+fn recipes_known_to_teach_badly_are_warned_of() {
+    let with = |losses: &str| {
+        let text = format!("{LEAST}teacher: {{ kind: shards, path: s }}\nloss_functions: {losses}\n");
+        parse(&text.replace("a.txt", "a.txt, holdout: { sequences: 4 }")).unwrap()
+    };
+    let ghost = with("[{ function: kl, weight: 1 }]");
+    assert!(ghost.warnings(Some(0.16), &[])[0].contains("16% of the probability"));
+    assert!(ghost.warnings(Some(0.05), &[]).is_empty() && ghost.warnings(None, &[]).is_empty());
+    let mixed = with("[{ function: kl, weight: 0.9 }, { function: cross_entropy, weight: 0.1 }]");
+    assert!(mixed.warnings(Some(0.16), &[]).is_empty());
+    let zero = with("[{ function: kl, weight: 1, missing_probability_handling: zero }]");
+    assert!(zero.warnings(Some(0.01), &[])[0].contains("over-confident"));
+    let hot = with("[{ function: kl, weight: 1, temperature: 2 }]");
+    assert!(hot.warnings(Some(0.01), &[1.0])[0].contains("log-partition at temperature 2"));
+    assert!(hot.warnings(Some(0.01), &[1.0, 2.0]).is_empty() && hot.warnings(None, &[]).is_empty());
+    assert!(parse(LEAST).unwrap().warnings(None, &[])[0].contains("nothing is held out"));
+}
