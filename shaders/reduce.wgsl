@@ -3,13 +3,13 @@
 // `columns`: y[part, column] (+)= sum of x over the rows of that part; x [rows, cols] row-major. One invocation
 // sums `rows_per_part` rows of one column; groups are numbered linearly over x and y: part, then 64 columns.
 // `total`: y[column] (+)= sum over parts of parts[part, column]: the second dispatch for a tall x.
-// `weighted`: y[0] += sum over i of x[i] * w[i], in one workgroup.
+// `weighted`: y[at[0]] += sum over i of x[i] * w[i], in one workgroup; outside y nothing is written.
 
 struct Params {
     rows: u32,
     cols: u32,
     rows_per_part: u32,
-    /// Workgroups with work.
+    /// Workgroups with work; `weighted`: elements of y.
     count: u32,
     /// 1: add to what y holds.
     accumulate: u32,
@@ -19,6 +19,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(3) var<storage, read> w: array<f32>;
+@group(0) @binding(4) var<storage, read> at: array<u32>;
 // What `columns` wrote, an output of the op, so bound for writing.
 @group(0) @binding(2) var<storage, read_write> parts: array<f32>;
 
@@ -85,7 +86,7 @@ fn weighted(@builtin(local_invocation_index) lane: u32) {
             sums[lane] = sum;
         }
     }
-    if lane == 0u {
-        y[0] += sum;
+    if lane == 0u && at[0] < p.count {
+        y[at[0]] += sum;
     }
 }

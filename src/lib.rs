@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod data;
 pub mod device;
+pub mod distill;
 pub mod doctor;
 pub mod error;
 pub mod formats;
@@ -18,6 +19,7 @@ pub mod nn;
 pub mod ops;
 pub mod optim;
 pub mod random;
+pub mod score;
 pub mod selftest;
 pub mod shards;
 

@@ -46,10 +46,11 @@ fn part(rows: usize) -> usize {
     rows.div_ceil(PARTS).max(PART)
 }
 
-/// into[0] += sum over i of values[i] * weights[i], in the memory of `into` [1]; returns its new handle.
-pub fn weighted_sum(g: &mut Graph, values: Tensor, weights: Tensor, into: Tensor) -> Tensor {
-    assert!(values.shape.numel() == weights.shape.numel() && into.shape.numel() == 1, "weighted_sum");
-    g.record(Reduce::WeightedSum, &[values, weights, into], [(into.shape, DType::F32)])[0]
+/// into[at] += sum over i of values[i] * weights[i], in the memory of `into` [R] (a ring of scalars, say), where `at`
+/// u32 [1] is below R; returns the new handle of `into`.
+pub fn weighted_sum(g: &mut Graph, values: Tensor, weights: Tensor, into: Tensor, at: Tensor) -> Tensor {
+    assert!(values.shape.numel() == weights.shape.numel() && at.shape.numel() == 1, "weighted_sum");
+    g.record(Reduce::WeightedSum, &[values, weights, at, into], [(into.shape, DType::F32)])[0]
 }
 
 impl Op for Reduce {
@@ -61,7 +62,7 @@ impl Op for Reduce {
         match self {
             Reduce::SumRows { accumulate: false } => Vec::new(),
             Reduce::SumRows { accumulate: true } => vec![(0, 1)],
-            Reduce::WeightedSum => vec![(0, 2)],
+            Reduce::WeightedSum => vec![(0, 3)],
         }
     }
 
@@ -76,8 +77,9 @@ impl Op for Reduce {
             groups: grid(count, caps),
         };
         let Reduce::SumRows { accumulate } = *self else {
-            let binds = vec![Bind::Out(0), Bind::In(0), Bind::In(1)];
-            return Ok(vec![dispatch("weighted", binds, x.numel(), 0, 1, true)]);
+            let binds = vec![Bind::Out(0), Bind::In(0), Bind::In(1), Bind::In(2)];
+            let params = [x.numel(), 1, 0, node.outputs[0].shape.numel(), 1].map(|n| n as u32).to_vec();
+            return Ok(vec![Dispatch { params, groups: [1, 1, 1], ..dispatch("weighted", binds, 1, 0, 1, true) }]);
         };
         let (rows, blocks) = (x.rows(), x.cols().div_ceil(64));
         let Some(parts) = node.outputs.get(1).map(|parts| parts.shape.rows()) else {
@@ -96,7 +98,9 @@ impl Twin for Reduce {
         let Reduce::SumRows { accumulate } = *self else {
             // Blocks first, as on a GPU: the error grows with the block's length, not with the whole.
             let blocks = x.chunks(256).zip(io.f(1).chunks(256));
-            y[0] += F::of(blocks.map(|(x, w)| F::dot(x, w).f64()).sum());
+            if let Some(y) = y.get_mut(io.u(2)[0] as usize) {
+                *y += F::of(blocks.map(|(x, w)| F::dot(x, w).f64()).sum());
+            }
             return;
         };
         if !accumulate {

@@ -15,8 +15,8 @@ pub fn cases() -> Vec<Case> {
     }
     for n in [1, 255, 257, 10_007] {
         rows.push(Case::new("reduce", format!("weighted sum of {n}"), move |s| {
-            let (values, weights, into) = (s.fixed([n]), s.fixed([n]), s.fixed([1]));
-            let sum = ops::weighted_sum(&mut s.graph, values, weights, into);
+            let (values, weights, into, at) = (s.fixed([n]), s.fixed([n]), s.fixed([3]), s.ints([1], vec![1]));
+            let sum = ops::weighted_sum(&mut s.graph, values, weights, into, at);
             s.result(sum);
             Ok(())
         }));
