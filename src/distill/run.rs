@@ -1,6 +1,6 @@
 //! A whole run: train, measure, save checkpoints, resume, and write the student's folder with its card and report.
 
-use super::checkpoint::{self, Array, Checkpoint, State};
+use super::checkpoint::{self, Checkpoint, State};
 use super::memory::{self, Memory};
 use super::metrics::{self, Eval, Evaluation, Record, Train};
 use super::recipe::Recipe;
@@ -8,8 +8,9 @@ use super::setup::Setup;
 use super::student::write_folder;
 use super::trainer::{StepReport, Trainer, loss_names};
 use super::{lineage, samples};
-use crate::formats::{Tokenizer, claim_output_dir};
+use crate::formats::{Dtype, TensorSpec, Tokenizer, claim_output_dir};
 use crate::models::Decoder;
+use crate::nn::ParamSpec;
 use crate::optim::RING;
 use crate::{Error, Result};
 use serde_json::Value;
@@ -269,8 +270,9 @@ impl<'a> Run<'a> {
         self.metrics.sync()?;
         let keep = self.recipe.training_args.save_total_limit;
         let store = &self.trainer.store;
-        let fill = |name: &str| Ok(Cow::Owned(pollster::block_on(store.read_f32(name))?));
-        let path = checkpoint::save(&self.folder.join("checkpoints"), &self.state, &arrays(&self.decoder), keep, fill)?;
+        let fill = |array: &TensorSpec| Ok(Cow::Owned(pollster::block_on(store.read_f32(&array.name))?));
+        let arrays = arrays(&self.decoder);
+        let path = checkpoint::save(&self.folder.join("checkpoints"), &self.state, &arrays, keep, fill)?;
         let _ = observer(Event::Saved { step: self.state.step, path: &path });
         Ok(())
     }
@@ -305,16 +307,21 @@ impl<'a> Run<'a> {
             memory: self.memory,
             peak_memory: memory::peak_resident(),
         };
-        lineage::write_documents(self.recipe, &self.lineage, &self.state, &records, &outcome)?;
+        let samples = samples::pairs(&self.folder)?;
+        let story = self.lineage.finish(self.recipe, &self.state, &outcome);
+        story.write(&self.folder, records, samples)?;
         Ok(outcome)
     }
 }
 
 /// What a checkpoint holds: parameters and both moments.
-fn arrays(decoder: &Decoder) -> Vec<Array> {
+fn arrays(decoder: &Decoder) -> Vec<TensorSpec> {
     let specs = decoder.parameters();
     let of = |prefix: &str| {
-        let array = |p: &crate::nn::ParamSpec| Array { name: format!("{prefix}{}", p.name), shape: p.shape.to_vec() };
+        let array = |p: &ParamSpec| {
+            let (name, shape) = (format!("{prefix}{}", p.name), p.shape.to_vec());
+            TensorSpec { name, dtype: Dtype::F32, shape }
+        };
         specs.iter().map(array).collect::<Vec<_>>()
     };
     [of(""), of("m:"), of("v:")].concat()

@@ -1,5 +1,6 @@
 //! Greedy continuations of held-out text before and after training, for the report.
 
+use super::report;
 use crate::Result;
 use crate::formats::{Tokenizer, read_json_if_present, write_json};
 use crate::generate::{Generator, Sampling};
@@ -57,8 +58,17 @@ pub fn save(folder: &Path, when: &str, samples: &[Sample]) -> Result<()> {
     write_json(&folder.join(format!("samples-{when}.json")), &value)
 }
 
-/// Samples kept by [`save`]; none if there is no such file.
-pub fn load(folder: &Path, when: &str) -> Result<Vec<Sample>> {
-    let value = read_json_if_present(&folder.join(format!("samples-{when}.json")))?;
-    Ok(value.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default())
+/// The samples of a finished run, before and after side by side.
+pub fn pairs(folder: &Path) -> Result<Vec<report::Sample>> {
+    let [before, after] = ["before", "after"].map(|when| -> Result<Vec<Sample>> {
+        let value = read_json_if_present(&folder.join(format!("samples-{when}.json")))?;
+        Ok(value.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default())
+    });
+    let pair = |(before, after): (Sample, Sample)| report::Sample {
+        prompt: after.prompt,
+        before: before.continuation,
+        after: after.continuation,
+        teacher: None,
+    };
+    Ok(before?.into_iter().zip(after?).map(pair).collect())
 }

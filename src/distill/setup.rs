@@ -107,6 +107,16 @@ impl Setup {
         self.text.train.iter().map(Range::len).sum()
     }
 
+    /// Held-out tokens.
+    pub fn held_out_tokens(&self) -> usize {
+        self.text.held_out.iter().flat_map(|(_, ranges)| ranges).map(Range::len).sum()
+    }
+
+    /// Whose distributions the shards hold.
+    pub fn recorded_teacher(&self) -> Option<&crate::shards::Teacher> {
+        self.records[0].as_ref().map(|records| &records.reader().spec().teacher)
+    }
+
     /// The first tokens of some held-out pieces (or of training text where nothing is held out), for continuations.
     pub fn prompts(&self, count: usize, length: usize) -> Vec<Vec<u32>> {
         let (corpus, ranges) = match &self.text.held_out {

@@ -1,5 +1,6 @@
 //! Where a student's architecture and first weights come from, and how it is written at the end.
 
+use super::card::license_in;
 use super::recipe::{Config, SaveDtype, Student};
 use crate::formats::{self, Dtype, ModelFolder, TensorSpec, Tokenizer, hub, read_json, write_safetensors};
 use crate::graph::Store;
@@ -18,6 +19,8 @@ pub struct Origin {
     pub lineage: String,
     /// SHA-256 of the source's weights, or of what makes them.
     pub digest: String,
+    /// The licence that the source states, if any.
+    pub license: Option<String>,
     /// Generation settings to pass on.
     pub generation_config: Value,
     weights: Weights,
@@ -56,7 +59,8 @@ impl Origin {
                 let decoder = models::from_config(&place, &value)?;
                 let lineage = format!("random weights (seed {init_seed}) from {}", place.display());
                 let (digest, generation_config) = (format!("random:{init_seed}"), Value::Null);
-                Ok(Origin { decoder, lineage, digest, generation_config, weights: Weights::Random(*init_seed) })
+                let (license, weights) = (None, Weights::Random(*init_seed));
+                Ok(Origin { decoder, lineage, digest, license, generation_config, weights })
             }
         }
     }
@@ -64,7 +68,9 @@ impl Origin {
     fn of_folder(folder: ModelFolder, decoder: Decoder, map: Option<LayerMap>, lineage: String) -> Origin {
         let digest = folder.digest();
         let generation_config = folder.generation_config.clone();
-        Origin { decoder, lineage, digest, generation_config, weights: Weights::Folder(Box::new(folder), map) }
+        let license = license_of(&folder);
+        let weights = Weights::Folder(Box::new(folder), map);
+        Origin { decoder, lineage, digest, license, generation_config, weights }
     }
 
     /// Writes the first weights into `store` under `prefix`, where [`Decoder::allocate`] made room.
@@ -75,6 +81,14 @@ impl Origin {
             }
             Weights::Random(seed) => random_parameters(&self.decoder, store, prefix, *seed),
         }
+    }
+}
+
+/// The licence in a GGUF file's metadata or a folder's model card.
+fn license_of(folder: &ModelFolder) -> Option<String> {
+    match folder.gguf() {
+        Some(header) => header.string("general.license").ok()?.map(str::to_owned),
+        None => license_in(&std::fs::read_to_string(folder.path().join("README.md")).ok()?),
     }
 }
 

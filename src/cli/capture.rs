@@ -1,0 +1,87 @@
+//! `potstill capture`: a teacher's distributions into a shard set.
+
+use super::args::{CaptureArgs, Cli, KindArg, SplitArg};
+use super::human::{bytes, count};
+use super::progress::{Meter, say};
+use super::{interrupt, open_model};
+use crate::Result;
+use crate::data::documents::Split;
+use crate::distill::CaptureOptions;
+use crate::distill::corpus::{CorpusOptions, read_corpus};
+use crate::shards::spec::DEFAULT_MAX_UNIQUE;
+use crate::shards::{LogProbType, Record};
+use std::sync::Arc;
+
+pub(super) fn run(cli: &Cli, args: &CaptureArgs) -> Result<()> {
+    let device = pollster::block_on(cli.device.open())?;
+    let teacher = open_model(&args.model)?;
+    let tokenizer = teacher.tokenizer()?;
+    let split = match args.split {
+        SplitArg::File => Split::File,
+        SplitArg::Paragraphs => Split::Paragraphs,
+    };
+    let reading = CorpusOptions { split, limit: args.limit_tokens, ..CorpusOptions::new(args.text.clone()) };
+    let corpus = Arc::new(read_corpus(&tokenizer, &reading)?);
+    let options = options(args);
+    say(&format!("{} tokens in {} documents", count(corpus.ids().len() as u64), count(corpus.documents() as u64)));
+    let manifest = record(&device, &teacher, &corpus, &args.output, &options)?;
+    let stats = &manifest.statistics;
+    let mean = |x: Option<f64>| x.map_or("unknown".into(), |x| format!("{x:.4}"));
+    say(&format!(
+        "{}: {} rows, teacher's mean NLL {}, mean tail mass {}",
+        args.output.display(),
+        count(stats.rows),
+        mean(stats.mean_nll),
+        mean(stats.mean_tail_mass)
+    ));
+    Ok(())
+}
+
+fn options(args: &CaptureArgs) -> CaptureOptions {
+    let record = match args.kind {
+        KindArg::TopK => Record::TopK { k: args.top_k, log_probs: LogProbType::DEFAULT },
+        KindArg::Sampled => {
+            let max_unique = DEFAULT_MAX_UNIQUE.min(args.draws);
+            Record::Sampled { draws: args.draws, max_unique, seed: args.seed }
+        }
+    };
+    CaptureOptions {
+        record,
+        temperatures: args.temperatures.clone(),
+        sequence_length: args.sequence_length,
+        batch_size: args.batch_size,
+        ..CaptureOptions::default()
+    }
+}
+
+/// [`crate::distill::capture`] with a bar; Ctrl-C stops it.
+pub(super) fn record(
+    device: &crate::device::Device,
+    teacher: &crate::formats::ModelFolder,
+    corpus: &Arc<crate::data::tokens::Corpus>,
+    output: &std::path::Path,
+    options: &CaptureOptions,
+) -> Result<crate::shards::Manifest> {
+    interrupt::listen();
+    let mut meter: Option<Meter> = None;
+    let manifest = crate::distill::capture(
+        device,
+        teacher,
+        corpus,
+        output,
+        options,
+        &mut |memory| say(&format!("on {}; planned memory {memory}", device.name())),
+        &mut |progress| {
+            let meter = meter.get_or_insert_with(|| Meter::new("capture", "tokens", progress.rows, Some(progress.total)));
+            meter.written(progress.bytes);
+            meter.set(progress.rows);
+            interrupt::flow()
+        },
+    )?;
+    if let Some(meter) = meter {
+        meter.finish();
+    }
+    let size: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
+    say(&format!("{} in {} shards", bytes(size), manifest.shards.len()));
+    Ok(manifest)
+}
