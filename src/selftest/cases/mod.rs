@@ -1,6 +1,7 @@
 //! The case table, a file a family of ops.
 
 mod attention;
+mod losses;
 mod matmul;
 mod pointwise;
 mod reduce;
@@ -9,5 +10,5 @@ use super::Case;
 
 /// Every row.
 pub fn all() -> Vec<Case> {
-    [attention::cases(), matmul::cases(), pointwise::cases(), reduce::cases()].into_iter().flatten().collect()
+    [attention::cases(), losses::cases(), matmul::cases(), pointwise::cases(), reduce::cases()].into_iter().flatten().collect()
 }
