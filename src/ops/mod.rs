@@ -2,10 +2,14 @@
 //! builder with its shape check, the gradient (which records other ops), the GPU dispatches, the CPU twin and the
 //! cost. To add an op: those two files, a `mod` line here, and a row in `src/selftest/cases/`.
 
+pub mod adamw;
+pub mod grad_norm;
 pub mod matmul;
 pub mod pointwise;
 pub mod reduce;
 
+pub use adamw::{Page, adamw};
+pub use grad_norm::{BAD_NORM, grad_norm};
 pub use matmul::{Layout, View, linear, matmul, matmul_into};
 pub use pointwise::{add, add_in_place, mul, scale, zeros};
 pub use reduce::{sum_rows, sum_rows_into, weighted_sum};
@@ -23,7 +27,7 @@ pub(crate) use shader;
 
 /// Every WGSL file of the crate, for the tests that validate them without a GPU.
 pub fn shaders() -> Vec<Shader> {
-    vec![matmul::SHADER, pointwise::SHADER, reduce::SHADER]
+    vec![adamw::SHADER, grad_norm::SHADER, matmul::SHADER, pointwise::SHADER, reduce::SHADER]
 }
 
 /// Adds `dt` to the gradient of `t`, if `t` wants one. Ops whose kernels can accumulate look at

@@ -1,5 +1,7 @@
 //! The case table, a file a family of ops.
 
+mod adamw;
+mod grad_norm;
 mod matmul;
 mod pointwise;
 mod reduce;
@@ -8,5 +10,8 @@ use super::Case;
 
 /// Every row.
 pub fn all() -> Vec<Case> {
-    [matmul::cases(), pointwise::cases(), reduce::cases()].into_iter().flatten().collect()
+    [adamw::cases(), grad_norm::cases(), matmul::cases(), pointwise::cases(), reduce::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
