@@ -114,11 +114,25 @@ fn products_larger_than_a_binding_are_cut() {
         let ranges: Vec<_> = ranges.collect();
         assert!(ranges.len() > 4 && ranges.iter().all(|&(start, bytes)| start % 256 == 0 && bytes <= LIMIT));
     }
+    check_with(|caps| caps.max_binding = LIMIT, &rows);
+}
+
+/// The optimiser's pages when they are several times what a binding may hold, or what one row of workgroups covers.
+#[test]
+fn pages_larger_than_a_binding_are_cut() {
+    let of_pages = |case: &Case| ["grad_norm", "adamw"].contains(&case.op);
+    let rows: Vec<Case> = cases::all().into_iter().filter(of_pages).collect();
+    assert!(rows.len() > 10);
+    let change = |caps: &mut Caps| (caps.max_binding, caps.max_workgroups) = (64 << 10, 3);
+    check_with(change, &rows);
+}
+
+/// Checks rows on every adapter under tighter limits.
+fn check_with(change: impl Fn(&mut Caps), rows: &[Case]) {
     for gpu in gpus() {
         let Device::Gpu(gpu) = gpu else { unreachable!("gpus() opens GPUs") };
-        let gpu = Arc::into_inner(gpu).expect("just opened").with_caps(|caps| caps.max_binding = LIMIT);
-        let gpu = Device::Gpu(Arc::new(gpu));
-        for case in &rows {
+        let gpu = Device::Gpu(Arc::new(Arc::into_inner(gpu).expect("just opened").with_caps(&change)));
+        for case in rows {
             check_on(&gpu, case).unwrap();
         }
     }

@@ -2,12 +2,14 @@
 //! builder with its shape check, the gradient (which records other ops), the GPU dispatches, the CPU twin and the
 //! cost. To add an op: those two files, a `mod` line here, and a row in `src/selftest/cases/`.
 
+pub mod adamw;
 pub mod agreement;
 pub mod attention;
 mod attention_grad;
 pub mod cross_entropy;
 pub mod dense_kl;
 pub mod entropy;
+pub mod grad_norm;
 pub mod log_sum_exp;
 pub mod matmul;
 pub mod pointwise;
@@ -18,11 +20,13 @@ pub mod sparse_kl;
 pub mod tail_mass;
 pub mod top_k;
 
+pub use adamw::{Page, adamw};
 pub use agreement::{agreement};
 pub use attention::{Ranges, attention};
 pub use cross_entropy::{LossInto, cross_entropy};
 pub use dense_kl::{DenseTarget, dense_kl};
 pub use entropy::{entropy};
+pub use grad_norm::{BAD_NORM, grad_norm};
 pub use log_sum_exp::{Chunk, log_sum_exp};
 pub use matmul::{Layout, View, linear, matmul, matmul_into};
 pub use pointwise::{add, add_in_place, mul, scale, zeros};
@@ -46,7 +50,7 @@ pub(crate) use shader;
 
 /// Every WGSL file of the crate, for the tests that validate them without a GPU.
 pub fn shaders() -> Vec<Shader> {
-    vec![agreement::SHADER, attention::SHADER, attention_grad::SHADER, cross_entropy::SHADER, dense_kl::SHADER, entropy::SHADER, log_sum_exp::SHADER, matmul::SHADER, pointwise::SHADER, put_rows::SHADER, reduce::SHADER, sample_rows::SHADER, sparse_kl::SHADER, tail_mass::SHADER, top_k::SHADER]
+    vec![adamw::SHADER, agreement::SHADER, attention::SHADER, attention_grad::SHADER, cross_entropy::SHADER, dense_kl::SHADER, entropy::SHADER, grad_norm::SHADER, log_sum_exp::SHADER, matmul::SHADER, pointwise::SHADER, put_rows::SHADER, reduce::SHADER, sample_rows::SHADER, sparse_kl::SHADER, tail_mass::SHADER, top_k::SHADER]
 }
 
 /// Adds `dt` to the gradient of `t`, if `t` wants one. Ops whose kernels can accumulate look at

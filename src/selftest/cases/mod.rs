@@ -1,6 +1,8 @@
 //! The case table, a file a family of ops.
 
+mod adamw;
 mod attention;
+mod grad_norm;
 mod losses;
 mod matmul;
 mod pointwise;
@@ -10,5 +12,5 @@ use super::Case;
 
 /// Every row.
 pub fn all() -> Vec<Case> {
-    [attention::cases(), losses::cases(), matmul::cases(), pointwise::cases(), reduce::cases()].into_iter().flatten().collect()
+    [adamw::cases(), attention::cases(), grad_norm::cases(), losses::cases(), matmul::cases(), pointwise::cases(), reduce::cases()].into_iter().flatten().collect()
 }
