@@ -1,5 +1,5 @@
 // y = f(a, b), element by element.
-//   ADD: a + b      ADD_IN_PLACE: y += a      MUL: a * b      SCALE: factor * a
+//   ADD: a + b      ADD_IN_PLACE: y += a      MUL: a * b      SCALE: factor * a      ZEROS: 0
 // One invocation handles one element; groups are numbered linearly over x and y.
 
 const KIND: u32 = 0u;
@@ -7,6 +7,7 @@ const ADD: u32 = 0u;
 const ADD_IN_PLACE: u32 = 1u;
 const MUL: u32 = 2u;
 const SCALE: u32 = 3u;
+const ZEROS: u32 = 4u;
 
 struct Params {
     count: u32,
@@ -20,6 +21,19 @@ struct Params {
 
 fn element(wid: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
     return (wid.y * groups.x + wid.x) * 256u + lane;
+}
+
+@compute @workgroup_size(256)
+fn fill(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = element(wid, groups, lane);
+    if i >= p.count {
+        return;
+    }
+    y[i] = 0.0;
 }
 
 @compute @workgroup_size(256)

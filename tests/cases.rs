@@ -1,16 +1,17 @@
 //! The case table on every device: shaders validate without a GPU, the CPU twins and every adapter agree with the
 //! f64 oracle, gradients agree with central differences.
 
-use potstill::device::{Caps, Choice, Device, adapters};
+use potstill::device::{Bind, Caps, Choice, Device, adapters};
 use potstill::selftest::{Case, cases, check_gradients, check_on, kernels_of};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Runs `check` over all rows (of the ops whose name contains POTSTILL_TEST_OP, if it is set) and reports every
 /// failure at once.
 fn over_all(check: impl Fn(&Case) -> potstill::Result<()>) {
     let only = std::env::var("POTSTILL_TEST_OP").unwrap_or_default();
-    let rows = cases::all().into_iter().filter(|case| case.op.contains(&only));
-    let failures: Vec<String> = rows.filter_map(|case| check(&case).err().map(|e| e.to_string())).collect();
+    let chosen = cases::all().into_iter().filter(|case| case.op.contains(&only));
+    let failures: Vec<String> = chosen.filter_map(|case| check(&case).err().map(|e| e.to_string())).collect();
     assert!(failures.is_empty(), "{} rows fail:\n{}", failures.len(), failures.join("\n"));
 }
 
@@ -85,5 +86,65 @@ fn every_gpu_agrees_with_the_oracle() {
     for gpu in gpus() {
         println!("on {}", gpu.name());
         over_all(|case| check_on(&gpu, case).map(drop));
+    }
+}
+
+/// Products whose matrices are each several times what a binding may hold, in every layout, so that the kernels are
+/// cut along every axis.
+#[test]
+fn products_larger_than_a_binding_are_cut() {
+    use potstill::ops::{self, Layout};
+    const LIMIT: u64 = 4096;
+    let product = |layout: Layout| {
+        Case::new("matmul", format!("{layout:?} in pieces"), move |s| {
+            let (m, n, k) = (70, 90, 50);
+            let a = s.float(if layout == Layout::TN { [2, k, m] } else { [2, m, k] });
+            let b = s.float(if layout == Layout::NT { [2, n, k] } else { [2, k, n] });
+            let c = ops::matmul(&mut s.graph, layout, a, b);
+            s.result(c);
+            Ok(())
+        })
+    };
+    let mut rows = Vec::from([Layout::NN, Layout::NT, Layout::TN].map(product));
+    for [n, m, k] in [[66, 130, 70], [1, 2000, 3], [3, 5, 2000]] {
+        rows.push(Case::new("matmul", format!("linear {n}x{m}x{k} in pieces"), move |s| {
+            let (x, w) = (s.float([n, k]), s.float([m, k]));
+            let (bias, residual) = (s.fixed([m]), s.float([n, m]));
+            let y = ops::linear(&mut s.graph, x, w, (m < 1000).then_some(bias), Some(residual));
+            s.result(y);
+            Ok(())
+        }));
+    }
+    let small = Caps { max_binding: LIMIT, ..Caps::webgpu() };
+    for case in &rows {
+        let kernels = kernels_of(case, &small).unwrap();
+        let ranges = kernels.iter().flat_map(|kernel| &kernel.binds).filter_map(|bind| match *bind {
+            Bind::InRange(_, start, bytes) | Bind::OutRange(_, start, bytes) => Some((start, bytes)),
+            _ => None,
+        });
+        let ranges: Vec<_> = ranges.collect();
+        assert!(ranges.len() > 4 && ranges.iter().all(|&(start, bytes)| start % 256 == 0 && bytes <= LIMIT));
+    }
+    check_with(|caps| caps.max_binding = LIMIT, &rows);
+}
+
+/// The optimiser's pages when they are several times what a binding may hold, or what one row of workgroups covers.
+#[test]
+fn pages_larger_than_a_binding_are_cut() {
+    let of_pages = |case: &Case| ["grad_norm", "adamw"].contains(&case.op);
+    let rows: Vec<Case> = cases::all().into_iter().filter(of_pages).collect();
+    assert!(rows.len() > 10);
+    let change = |caps: &mut Caps| (caps.max_binding, caps.max_workgroups) = (64 << 10, 3);
+    check_with(change, &rows);
+}
+
+/// Checks rows on every adapter under tighter limits.
+fn check_with(change: impl Fn(&mut Caps), rows: &[Case]) {
+    for gpu in gpus() {
+        let Device::Gpu(gpu) = gpu else { unreachable!("gpus() opens GPUs") };
+        let gpu = Device::Gpu(Arc::new(Arc::into_inner(gpu).expect("just opened").with_caps(&change)));
+        for case in rows {
+            check_on(&gpu, case).unwrap();
+        }
     }
 }

@@ -2,25 +2,33 @@
 //! builder with its shape check, the gradient (which records other ops), the GPU dispatches, the CPU twin and the
 //! cost. To add an op: those two files, a `mod` line here, and a row in `src/selftest/cases/`.
 
+pub mod adamw;
 pub mod agreement;
 pub mod cross_entropy;
 pub mod dense_kl;
 pub mod entropy;
+pub mod grad_norm;
 pub mod log_sum_exp;
+pub mod matmul;
 pub mod pointwise;
 pub mod put_rows;
+pub mod reduce;
 pub mod sample_rows;
 pub mod sparse_kl;
 pub mod tail_mass;
 pub mod top_k;
 
+pub use adamw::{Page, adamw};
 pub use agreement::agreement;
 pub use cross_entropy::{LossInto, cross_entropy};
 pub use dense_kl::{DenseTarget, dense_kl};
 pub use entropy::entropy;
+pub use grad_norm::{BAD_NORM, grad_norm};
 pub use log_sum_exp::{Chunk, log_sum_exp};
-pub use pointwise::{add, add_in_place, mul, scale};
+pub use matmul::{Layout, View, linear, matmul, matmul_into};
+pub use pointwise::{add, add_in_place, mul, scale, zeros};
 pub use put_rows::{RowsInto, put_rows, put_rows_minus};
+pub use reduce::{sum_rows, sum_rows_into, weighted_sum};
 pub use sample_rows::sample_rows;
 pub use sparse_kl::{Missing, SparseTarget, sparse_kl};
 pub use tail_mass::tail_mass;
@@ -40,13 +48,17 @@ pub(crate) use shader;
 /// Every WGSL file of the crate, for the tests that validate them without a GPU.
 pub fn shaders() -> Vec<Shader> {
     vec![
+        adamw::SHADER,
         agreement::SHADER,
         cross_entropy::SHADER,
         dense_kl::SHADER,
         entropy::SHADER,
+        grad_norm::SHADER,
         log_sum_exp::SHADER,
+        matmul::SHADER,
         pointwise::SHADER,
         put_rows::SHADER,
+        reduce::SHADER,
         sample_rows::SHADER,
         sparse_kl::SHADER,
         tail_mass::SHADER,

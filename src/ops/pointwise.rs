@@ -3,7 +3,7 @@
 use super::{add_grad, shader};
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
-use crate::graph::{CpuIo, DType, Graph, Node, Op, Tensor, Twin};
+use crate::graph::{CpuIo, DType, Graph, Node, Op, Shape, Tensor, Twin};
 use rayon::prelude::*;
 
 pub(crate) const SHADER: Shader = shader!("pointwise");
@@ -16,6 +16,7 @@ enum Pointwise {
     AddInPlace,
     Mul,
     Scale(f32),
+    Zeros,
 }
 
 /// y = a + b; equal shapes.
@@ -39,6 +40,11 @@ pub fn mul(g: &mut Graph, a: Tensor, b: Tensor) -> Tensor {
 /// y = factor * a.
 pub fn scale(g: &mut Graph, a: Tensor, factor: f32) -> Tensor {
     g.record(Pointwise::Scale(factor), &[a], [(a.shape, DType::F32)])[0]
+}
+
+/// A new tensor of zeros.
+pub fn zeros(g: &mut Graph, shape: impl Into<Shape>) -> Tensor {
+    g.record(Pointwise::Zeros, &[], [(shape.into(), DType::F32)])[0]
 }
 
 impl Op for Pointwise {
@@ -70,6 +76,7 @@ impl Op for Pointwise {
                 let dx = scale(g, dy, factor);
                 add_grad(g, node.inputs[0], dx);
             }
+            Pointwise::Zeros => {}
         }
         Ok(())
     }
@@ -81,15 +88,17 @@ impl Op for Pointwise {
             Pointwise::AddInPlace => (1, 1.0),
             Pointwise::Mul => (2, 1.0),
             Pointwise::Scale(factor) => (3, factor),
+            Pointwise::Zeros => (4, 0.0),
         };
-        let binary = matches!(self, Pointwise::Add | Pointwise::Mul);
-        let mut binds = vec![Bind::Out(0), Bind::In(0)];
-        if binary {
-            binds.push(Bind::In(1));
-        }
+        let (entry, inputs) = match self {
+            Pointwise::Zeros => ("fill", 0),
+            Pointwise::AddInPlace | Pointwise::Scale(_) => ("unary", 1),
+            Pointwise::Add | Pointwise::Mul => ("binary", 2),
+        };
+        let binds = [Bind::Out(0)].into_iter().chain((0..inputs).map(Bind::In)).collect();
         Ok(vec![Dispatch {
             shader: SHADER,
-            entry: if binary { "binary" } else { "unary" },
+            entry,
             constants: vec![("KIND", format!("{kind}u"))],
             binds,
             params: vec![count as u32, factor.to_bits()],
@@ -101,12 +110,13 @@ impl Op for Pointwise {
 impl Twin for Pointwise {
     fn run<F: Real>(&self, io: &mut CpuIo<'_, F>) {
         let y = io.out(0);
-        let a = io.f(0);
-        let b = io.inputs.get(1).map(|_| io.f(1)).unwrap_or(&[]);
+        let input = |i: usize| io.inputs.get(i).map(|_| io.f(i)).unwrap_or(&[]);
+        let (a, b) = (input(0), input(1));
         y.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, y)| {
             let start = chunk * CHUNK;
-            let a = &a[start..start + y.len()];
+            let a = if a.is_empty() { a } else { &a[start..start + y.len()] };
             match *self {
+                Pointwise::Zeros => y.fill(F::ZERO),
                 Pointwise::Add => y.iter_mut().zip(a).zip(&b[start..]).for_each(|((y, &a), &b)| *y = a + b),
                 Pointwise::AddInPlace => y.iter_mut().zip(a).for_each(|(y, &a)| *y += a),
                 Pointwise::Mul => y.iter_mut().zip(a).zip(&b[start..]).for_each(|((y, &a), &b)| *y = a * b),

@@ -20,6 +20,15 @@ pub fn cases() -> Vec<Case> {
         s.result(both);
         Ok(())
     }));
+    for n in [1, 1021] {
+        rows.push(Case::new("pointwise", format!("{n} zeros, added to"), move |s| {
+            let a = s.float([n]);
+            let zeros = ops::zeros(&mut s.graph, [n]);
+            let sum = ops::add_in_place(&mut s.graph, zeros, a);
+            s.result(sum);
+            Ok(())
+        }));
+    }
     let more_than_one_row_of_groups = 65_536 * 256 + 5;
     rows.push(
         Case::new("pointwise", "more than 65,535 workgroups", move |s| {

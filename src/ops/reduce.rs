@@ -1,0 +1,117 @@
+//! Sums over rows and over tokens. Not differentiable: they are ends of gradients and of losses.
+
+use super::shader;
+use crate::Result;
+use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
+use crate::graph::{CpuIo, DType, Graph, Node, Op, Tensor, Twin};
+use rayon::prelude::*;
+
+pub(crate) const SHADER: Shader = shader!("reduce");
+/// Rows that are summed in one go. A taller matrix is summed in parts first, then the parts are.
+const PART: usize = 64;
+/// Parts at most, so that neither sum gets long.
+const PARTS: usize = 1024;
+
+#[derive(Debug, Clone, Copy)]
+enum Reduce {
+    /// Output 0: the sums; output 1, of a tall matrix only: the parts' sums. With `accumulate`, input 1 is updated.
+    SumRows { accumulate: bool },
+    /// Inputs: values, weights, the scalar that is updated.
+    WeightedSum,
+}
+
+/// y[j] = sum over i of x[i, j]: x [.., M] with its leading dimensions flattened to rows, y [M].
+pub fn sum_rows(g: &mut Graph, x: Tensor) -> Tensor {
+    record_sum(g, &[x], false)
+}
+
+/// The same, added to `into` [M] in its memory; returns its new handle.
+pub fn sum_rows_into(g: &mut Graph, x: Tensor, into: Tensor) -> Tensor {
+    assert_eq!(into.shape.numel(), x.shape.cols(), "sum_rows_into");
+    record_sum(g, &[x, into], true)
+}
+
+fn record_sum(g: &mut Graph, inputs: &[Tensor], accumulate: bool) -> Tensor {
+    let (rows, cols) = (inputs[0].shape.rows(), inputs[0].shape.cols());
+    let sums = (inputs.get(1).map_or([cols].into(), |into| into.shape), DType::F32);
+    let op = Reduce::SumRows { accumulate };
+    if rows <= PART {
+        return g.record(op, inputs, [sums])[0];
+    }
+    g.record(op, inputs, [sums, ([rows.div_ceil(part(rows)), cols].into(), DType::F32)])[0]
+}
+
+/// Rows of a part of a tall matrix.
+fn part(rows: usize) -> usize {
+    rows.div_ceil(PARTS).max(PART)
+}
+
+/// into[0] += sum over i of values[i] * weights[i], in the memory of `into` [1]; returns its new handle.
+pub fn weighted_sum(g: &mut Graph, values: Tensor, weights: Tensor, into: Tensor) -> Tensor {
+    assert!(values.shape.numel() == weights.shape.numel() && into.shape.numel() == 1, "weighted_sum");
+    g.record(Reduce::WeightedSum, &[values, weights, into], [(into.shape, DType::F32)])[0]
+}
+
+impl Op for Reduce {
+    fn name(&self) -> &'static str {
+        "reduce"
+    }
+
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        match self {
+            Reduce::SumRows { accumulate: false } => Vec::new(),
+            Reduce::SumRows { accumulate: true } => vec![(0, 1)],
+            Reduce::WeightedSum => vec![(0, 2)],
+        }
+    }
+
+    fn dispatches(&self, node: &Node<'_>, caps: &Caps) -> Result<Vec<Dispatch>> {
+        let x = node.inputs[0].shape;
+        let dispatch = |entry, binds, rows: usize, part: usize, count: usize, accumulate: bool| Dispatch {
+            shader: SHADER,
+            entry,
+            constants: Vec::new(),
+            binds,
+            params: [rows, x.cols(), part, count, usize::from(accumulate)].map(|n| n as u32).to_vec(),
+            groups: grid(count, caps),
+        };
+        let Reduce::SumRows { accumulate } = *self else {
+            let binds = vec![Bind::Out(0), Bind::In(0), Bind::In(1)];
+            return Ok(vec![dispatch("weighted", binds, x.numel(), 0, 1, true)]);
+        };
+        let (rows, blocks) = (x.rows(), x.cols().div_ceil(64));
+        let Some(parts) = node.outputs.get(1).map(|parts| parts.shape.rows()) else {
+            return Ok(vec![dispatch("columns", vec![Bind::Out(0), Bind::In(0)], rows, rows, blocks, accumulate)]);
+        };
+        Ok(vec![
+            dispatch("columns", vec![Bind::Out(1), Bind::In(0)], rows, part(rows), parts * blocks, false),
+            dispatch("total", vec![Bind::Out(0), Bind::Out(1)], parts, parts, blocks, accumulate),
+        ])
+    }
+}
+
+impl Twin for Reduce {
+    fn run<F: Real>(&self, io: &mut CpuIo<'_, F>) {
+        let (x, y, cols) = (io.f(0), io.out(0), io.in_shape(0).cols());
+        let Reduce::SumRows { accumulate } = *self else {
+            // Blocks first, as on a GPU: the error grows with the block's length, not with the whole.
+            let blocks = x.chunks(256).zip(io.f(1).chunks(256));
+            y[0] += F::of(blocks.map(|(x, w)| F::dot(x, w).f64()).sum());
+            return;
+        };
+        if !accumulate {
+            y.fill(F::ZERO);
+        }
+        let add_rows = |y: &mut [F], rows: &[F]| rows.chunks(cols).for_each(|row| F::axpy(y, F::ONE, row));
+        if io.outputs.len() == 1 {
+            return add_rows(y, x);
+        }
+        let parts = io.out(1);
+        let part = part(io.in_shape(0).rows());
+        parts.par_chunks_mut(cols).zip(x.par_chunks(part * cols)).for_each(|(sums, rows)| {
+            sums.fill(F::ZERO);
+            add_rows(sums, rows);
+        });
+        add_rows(y, parts);
+    }
+}
