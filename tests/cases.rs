@@ -4,12 +4,14 @@
 use potstill::device::{Caps, Choice, Device, adapters};
 use potstill::selftest::{Case, cases, check_gradients, check_on, kernels_of};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Runs `check` over all rows (of the ops whose name contains POTSTILL_TEST_OP, if it is set) and reports every
 /// failure at once.
 fn over_all(check: impl Fn(&Case) -> potstill::Result<()>) {
-    let failures: Vec<String> =
-        cases::all().iter().filter_map(|case| check(&case).err().map(|e| e.to_string())).collect();
+    let only = std::env::var("POTSTILL_TEST_OP").unwrap_or_default();
+    let cases = cases::all().into_iter().filter(|case| case.op.contains(&only));
+    let failures: Vec<String> = cases.filter_map(|case| check(&case).err().map(|e| e.to_string())).collect();
     assert!(failures.is_empty(), "{} rows fail:\n{}", failures.len(), failures.join("\n"));
 }
 
@@ -84,5 +86,19 @@ fn every_gpu_agrees_with_the_oracle() {
     for gpu in gpus() {
         println!("on {}", gpu.name());
         over_all(|case| check_on(&gpu, case).map(drop));
+    }
+}
+
+/// Rows whose name says "in pieces", with bindings of 16 KiB: each of their large tensors needs several.
+#[test]
+fn every_gpu_splits_what_one_binding_cannot_hold() {
+    for gpu in gpus() {
+        let Device::Gpu(gpu) = gpu else { panic!("a GPU was asked for") };
+        let gpu = Arc::into_inner(gpu).expect("nothing else holds it").with_caps(|caps| caps.max_binding = 16 << 10);
+        let gpu = Device::Gpu(Arc::new(gpu));
+        over_all(|case| match case.what.contains("in pieces") {
+            true => check_on(&gpu, case).map(drop),
+            false => Ok(()),
+        });
     }
 }
