@@ -1,6 +1,6 @@
 //! Matrix products in three layouts, in batches, into new or existing memory, with bias and residual.
 
-use super::{add_grad, shader, sum_rows, sum_rows_into, zeros};
+use super::{add_grad, add_row_sums, shader, zeros};
 use crate::Result;
 use crate::device::real::{Layout as Strides, gemm};
 use crate::device::{Caps, Dispatch, Real, Shader};
@@ -269,16 +269,7 @@ impl Op for Matmul {
         add_product(g, b.tensor, self.b, lb, xb, yb);
         let (bias, residual) = self.extras();
         if let Some(bias) = bias.map(|i| node.inputs[i]).filter(|&t| g.requires_grad(t)) {
-            match g.grad_in_place(bias) {
-                Some(own) => {
-                    let sum = sum_rows_into(g, dy, own);
-                    g.set_grad(bias, sum);
-                }
-                None => {
-                    let sum = sum_rows(g, dy);
-                    add_grad(g, bias, sum);
-                }
-            }
+            add_row_sums(g, bias, dy);
         }
         if let Some(residual) = residual {
             add_grad(g, node.inputs[residual], dy);

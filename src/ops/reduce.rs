@@ -1,6 +1,6 @@
 //! Sums over rows and over tokens. Not differentiable: they are ends of gradients and of losses.
 
-use super::shader;
+use super::{add_grad, shader};
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{CpuIo, DType, Graph, Node, Op, Tensor, Twin};
@@ -39,6 +39,20 @@ fn record_sum(g: &mut Graph, inputs: &[Tensor], accumulate: bool) -> Tensor {
         return g.record(op, inputs, [sums])[0];
     }
     g.record(op, inputs, [sums, ([rows.div_ceil(part(rows)), cols].into(), DType::F32)])[0]
+}
+
+/// Adds the sum over the rows of x [.., C] to the gradient of `t` [C].
+pub fn add_row_sums(g: &mut Graph, t: Tensor, x: Tensor) {
+    match g.grad_in_place(t) {
+        Some(own) => {
+            let sum = sum_rows_into(g, x, own);
+            g.set_grad(t, sum);
+        }
+        None => {
+            let sum = sum_rows(g, x);
+            add_grad(g, t, sum);
+        }
+    }
 }
 
 /// Rows of a part of a tall matrix.

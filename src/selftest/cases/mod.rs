@@ -1,16 +1,20 @@
 //! The case table, a file a family of ops.
 
+mod activation;
 mod adamw;
 mod attention;
+mod embedding;
 mod grad_norm;
 mod losses;
 mod matmul;
+mod norm;
 mod pointwise;
 mod reduce;
+mod rope;
 
 use super::Case;
 
 /// Every row.
 pub fn all() -> Vec<Case> {
-    [adamw::cases(), attention::cases(), grad_norm::cases(), losses::cases(), matmul::cases(), pointwise::cases(), reduce::cases()].into_iter().flatten().collect()
+    [activation::cases(), adamw::cases(), attention::cases(), embedding::cases(), grad_norm::cases(), losses::cases(), matmul::cases(), norm::cases(), pointwise::cases(), reduce::cases(), rope::cases()].into_iter().flatten().collect()
 }
