@@ -2,11 +2,11 @@
 
 use crate::data::packing::{Batch, IGNORE, PADDING};
 use crate::device::Device;
-use crate::distill::batch::write_batch;
+use crate::distill::batch::{write_batch, write_weights};
 use crate::distill::step::provide;
 use crate::formats::ModelFolder;
 use crate::graph::{DType, Graph, Plan, Runner, Store};
-use crate::losses::{CaptureKind, Head, capture_head, chunk_rows};
+use crate::losses::{Head, Record, capture_head, chunk_rows};
 use crate::models::{self, Decoder, load_parameters};
 use crate::nn::{BatchInputs, Params};
 use crate::{Error, Result};
@@ -61,7 +61,9 @@ impl Scorer {
         }
         let top = self.top;
         let (store, runner) = self.plans.get_mut(&rows).ok_or_else(|| Error::internal("a plan just made"))?;
-        write_batch(store, "score", &padded(tokens, rows))?;
+        let batch = padded(tokens, rows);
+        write_batch(store, "score", &batch)?;
+        write_weights(store, "score", &batch, 1.0)?;
         runner.run()?;
         let nll = pollster::block_on(runner.read_f32("nll"))?;
         let positions = tokens.len() - 1;
@@ -103,12 +105,14 @@ impl Scorer {
         let weight = [self.decoder.head_weight(&mut g, &params)];
         let head = Head { weight: &weight, vocab: self.vocabulary };
         let labels = g.external("score.labels", [rows], DType::U32);
-        let kind = CaptureKind::TopK { k: self.top.max(1), temperatures: vec![1.0] };
+        let weights = g.external("score.weights", [rows], DType::F32);
+        let record = Record::TopK { k: self.top.max(1), temperatures: &[] };
         let chunk = chunk_rows(self.decoder.config.vocab_size, self.device.caps());
-        let captured = capture_head(&mut g, hidden, &head, labels, &kind, chunk)?;
+        let captured = capture_head(&mut g, hidden, &head, labels, weights, record, chunk)?;
         g.output("nll", captured.nll);
-        if self.top > 0 {
-            captured.keep(&mut g);
+        if let Some(log_probs) = captured.log_probs.filter(|_| self.top > 0) {
+            g.output("ids", captured.ids);
+            g.output("log_probs", log_probs);
         }
         let mut store = self.weights.share(|name| name != models::ROPE_TABLE);
         let rope = &self.decoder.config.rope;

@@ -1,7 +1,7 @@
 //! The arguments of every command. Their comments are the help that users read.
 
 use crate::device::Choice;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Distil small language models on any GPU, or on a plain CPU.
@@ -38,6 +38,16 @@ Examples:
 /// The commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// See a distillation from beginning to end in a few minutes
+    Quickstart(QuickstartArgs),
+    /// Record a teacher's output distributions over a text
+    Capture(CaptureArgs),
+    /// Train a student as a recipe says
+    Distill(DistillArgs),
+    /// Let a model continue a text
+    Generate(GenerateArgs),
+    /// Log-probabilities of texts under a model
+    Score(ScoreArgs),
     /// Show what a model or a shard set holds
     Inspect(InspectArgs),
     /// List devices and test whether the chosen one computes right
@@ -98,4 +108,199 @@ pub struct DoctorArgs {
     /// Time every computation of the table
     #[arg(long)]
     pub bench: bool,
+}
+
+/// How `.txt` files become documents.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SplitArg {
+    /// One document a file
+    File,
+    /// One document a paragraph
+    Paragraphs,
+}
+
+/// What a shard set records of each distribution.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KindArg {
+    /// The likeliest tokens and the mass of the rest
+    TopK,
+    /// Random draws: unbiased, smaller
+    Sampled,
+}
+
+/// Record a teacher's output distributions over a text
+///
+/// Runs MODEL over the text once and writes a shard set: one record for each token. A stopped capture goes on where it
+/// stopped when the same command is run again.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  potstill capture teacher/ text/ -o shards/
+  potstill capture model.gguf chats.jsonl -o shards/ --kind sampled --draws 50
+  potstill capture model.gguf a.txt -o shards/ --temperatures 1,2 --sequence-length 512")]
+pub struct CaptureArgs {
+    /// The teacher: model folder, .gguf file, or hub id
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+
+    /// .txt and .jsonl files, and folders of them
+    #[arg(value_name = "TEXT", required = true)]
+    pub text: Vec<PathBuf>,
+
+    /// The folder that receives the shard set
+    #[arg(short, long, value_name = "FOLDER")]
+    pub output: PathBuf,
+
+    /// What to record of each distribution
+    #[arg(long, value_enum, default_value = "top-k")]
+    pub kind: KindArg,
+
+    /// Tokens a top-k record keeps
+    #[arg(long, value_name = "K", default_value_t = 64)]
+    pub top_k: u32,
+
+    /// Draws a sampled record makes
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub draws: u32,
+
+    /// Temperatures that top-k records can be used at; the first must be 1
+    #[arg(long, value_name = "T,..", value_delimiter = ',', default_value = "1")]
+    pub temperatures: Vec<f32>,
+
+    /// Tokens of context; the recipe's `sequence_length` must be the same
+    #[arg(long, value_name = "T", default_value_t = 512)]
+    pub sequence_length: usize,
+
+    /// Sequences at a time
+    #[arg(long, value_name = "B", default_value_t = 2)]
+    pub batch_size: usize,
+
+    /// Stop reading text after this many tokens
+    #[arg(long, value_name = "N")]
+    pub limit_tokens: Option<usize>,
+
+    /// How .txt files become documents
+    #[arg(long, value_enum, default_value = "file")]
+    pub split: SplitArg,
+
+    /// Seed of the draws
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+}
+
+/// Train a student as a recipe says
+///
+/// Where the recipe's output folder holds checkpoints of the same recipe, training goes on from the latest. Ctrl-C saves
+/// a checkpoint first.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  potstill distill recipe.yaml
+  potstill distill recipe.yaml --device gpu
+
+docs/recipe.md lists every key.")]
+pub struct DistillArgs {
+    /// The recipe, a YAML file
+    #[arg(value_name = "RECIPE")]
+    pub recipe: PathBuf,
+
+    /// Start anew, over what the output folder holds
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// Log-probabilities of texts under a model
+///
+/// Reads JSON lines with `text` or `input_ids` from FILE or stdin and writes a line each with `input_ids` and
+/// `logprobs` (nats; the first is null), as evaluation harnesses want them.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  echo '{\"text\": \"Hello world\"}' | potstill score model.gguf
+  potstill score student/ lines.jsonl --top 5 > scores.jsonl")]
+pub struct ScoreArgs {
+    /// Model folder, .gguf file, or hub id
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+
+    /// JSON lines; standard input if left out
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Also the N likeliest tokens at each position, as `top_logprobs`
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub top: usize,
+}
+
+/// Let a model continue a text
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  potstill generate model.gguf --prompt 'Once upon a time'
+  potstill generate model.gguf --chat 'What is the capital of France?'
+  potstill generate student/ --prompt 'The' --temperature 0.8 --top-p 0.95 --seed 7")]
+pub struct GenerateArgs {
+    /// Model folder, .gguf file, or hub id
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+
+    /// A text to continue
+    #[arg(long, value_name = "TEXT", conflicts_with = "chat", required_unless_present = "chat")]
+    pub prompt: Option<String>,
+
+    /// A message to answer, through the model's chat template
+    #[arg(long, value_name = "TEXT")]
+    pub chat: Option<String>,
+
+    /// A system message before --chat
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+
+    /// Tokens at most
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub max_tokens: usize,
+
+    /// 0 takes the likeliest token each time
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f64,
+
+    /// Choose among the K likeliest tokens only; 0 among all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: usize,
+
+    /// Choose among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f64,
+
+    /// Seed of the choices
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Print the text at once at the end
+    #[arg(long)]
+    pub no_stream: bool,
+}
+
+/// See a distillation from beginning to end in a few minutes
+///
+/// Brings a 135M-parameter teacher and public-domain text, records the teacher's distributions, and trains the same
+/// small student twice: on the text alone, and on the teacher's distributions. Then it measures all three on text none
+/// of them was trained on. What is there already is used again.
+#[derive(Args, Debug)]
+pub struct QuickstartArgs {
+    /// Where downloads and results go
+    #[arg(long, value_name = "FOLDER", default_value = ".cache")]
+    pub cache: PathBuf,
+
+    /// Seed of the order of the text
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+
+    /// Tokens to train on
+    #[arg(long, value_name = "N", default_value_t = 40_960)]
+    pub tokens: usize,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }

@@ -2,6 +2,7 @@
 
 use super::progress;
 use crate::{Error, Result};
+use std::ops::ControlFlow;
 use std::process;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,4 +28,9 @@ pub fn listen() {
 /// [`Error::Cancelled`] after a Ctrl-C: what a progress callback returns.
 pub fn check() -> Result<()> {
     if STOP.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+}
+
+/// The same for library calls whose callback says whether to go on.
+pub fn flow() -> ControlFlow<()> {
+    if check().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }

@@ -5,15 +5,21 @@
 
 pub mod args;
 pub mod assets;
+mod capture;
+mod distill;
 mod doctor;
+mod generate;
 pub mod human;
 mod inspect;
 pub mod interrupt;
 pub mod output;
 pub mod progress;
+mod quickstart;
+mod score;
 pub mod table;
 
-use crate::formats::hub::Fetching;
+use crate::formats::hub::{self, Fetching};
+use crate::formats::ModelFolder;
 use crate::{Error, Result};
 use args::{Cli, Command};
 use clap::Parser;
@@ -49,7 +55,17 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(cli, args),
+        Command::Capture(args) => capture::run(cli, args),
+        Command::Distill(args) => distill::run(cli, args),
+        Command::Generate(args) => generate::run(cli, args),
+        Command::Quickstart(args) => quickstart::run(cli, args),
+        Command::Score(args) => score::run(cli, args),
     }
+}
+
+/// Opens a model folder, a .gguf file or a hub id, which is downloaded if it is not there.
+fn open_model(name: &str) -> Result<ModelFolder> {
+    ModelFolder::open(hub::resolve_with(name, &mut fetching())?)
 }
 
 /// Shows files on their way from the hub, and stops them on Ctrl-C.

@@ -60,6 +60,17 @@ pub async fn adapters() -> Vec<AdapterSummary> {
     found
 }
 
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Choice::Auto => write!(f, "auto"),
+            Choice::Cpu => write!(f, "cpu"),
+            Choice::Gpu(filter) if filter.is_empty() => write!(f, "gpu"),
+            Choice::Gpu(filter) => write!(f, "gpu:{filter}"),
+        }
+    }
+}
+
 impl FromStr for Choice {
     type Err = Error;
 

@@ -1,6 +1,6 @@
 //! Recording a teacher: text through the model, one record a token into a shard set.
 
-use super::batch::write_batch;
+use super::batch::{write_batch, write_weights};
 use super::memory::{self, Memory};
 use super::step::provide;
 use crate::data::packing::{Batch, Cursor, IGNORE, PADDING, Packer};
@@ -8,7 +8,7 @@ use crate::data::tokens::Corpus;
 use crate::device::Device;
 use crate::formats::{ModelFolder, Tokenizer};
 use crate::graph::{DType, Graph, Plan, Runner, Store};
-use crate::losses::{CaptureKind, Captured, Head, capture_head, chunk_rows};
+use crate::losses::{self, Head, capture_head, chunk_rows};
 use crate::models::{self, Decoder, load_parameters};
 use crate::nn::{BatchInputs, Params};
 use crate::shards::sample::{counts_from_draws, limit_unique};
@@ -129,7 +129,6 @@ fn document_starts(corpus: &Corpus) -> Vec<usize> {
 struct Recorder {
     store: Store,
     runner: Runner,
-    captured: Captured,
     record: Record,
     temperatures: usize,
 }
@@ -151,17 +150,27 @@ impl Recorder {
         let weight = [decoder.head_weight(&mut g, &params)];
         let head = Head { weight: &weight, vocab: vocabulary };
         let labels = g.external("capture.labels", [n], DType::U32);
-        let kind = match options.record {
-            Record::TopK { k, .. } => CaptureKind::TopK { k: k as usize, temperatures: options.temperatures.clone() },
-            Record::Sampled { draws, .. } => CaptureKind::Sampled {
+        let weights = g.external("capture.weights", [n], DType::F32);
+        let record = match options.record {
+            Record::TopK { k, .. } => losses::Record::TopK { k: k as usize, temperatures: &options.temperatures },
+            Record::Sampled { draws, .. } => losses::Record::Sampled {
                 draws: draws as usize,
-                seed: g.external("capture.seed", [2], DType::U32),
-                keys: g.external("capture.rows", [n], DType::U32),
+                temperature: options.temperatures.first().copied().unwrap_or(1.0),
+                key: g.external("capture.key", [4], DType::U32),
             },
         };
         let rows = chunk_rows(decoder.config.vocab_size, device.caps());
-        let captured = capture_head(&mut g, hidden, &head, labels, &kind, rows)?;
-        captured.keep(&mut g);
+        let captured = capture_head(&mut g, hidden, &head, labels, weights, record, rows)?;
+        g.output("nll", captured.nll);
+        g.output("entropy", captured.entropy);
+        g.output("ids", captured.ids);
+        if let Some(log_probs) = captured.log_probs {
+            g.output("log_probs", log_probs);
+        }
+        for (j, (tail, partition)) in captured.tails.iter().zip(&captured.log_partitions).enumerate() {
+            g.output(&format!("tail.{j}"), *tail);
+            g.output(&format!("log_partition.{j}"), *partition);
+        }
         let plan = Plan::new(&g)?;
         let parameters = 4 * decoder.parameter_count() as u64;
         let inputs = plan.kept.iter().sum::<u64>();
@@ -172,12 +181,9 @@ impl Recorder {
         decoder.allocate(&mut store, "", options.sequence_length)?;
         load_parameters(decoder, &store, "", &teacher.tensors, None)?;
         provide(&mut store, &g)?;
-        if let Record::Sampled { seed, .. } = options.record {
-            store.write("capture.seed", &[seed as u32, (seed >> 32) as u32])?;
-        }
         let runner = Runner::new(plan, &store, &mut Vec::new())?;
         let temperatures = options.temperatures.len();
-        Ok(Recorder { store, runner, captured, record: options.record, temperatures })
+        Ok(Recorder { store, runner, record: options.record, temperatures })
     }
 
     /// Records of a batch's rows from corpus position `from` on.
@@ -191,8 +197,10 @@ impl Recorder {
             *label = if inside { corpus.ids()[next] } else { IGNORE };
         }
         write_batch(&self.store, "capture", &batch)?;
-        if matches!(self.record, Record::Sampled { .. }) {
-            self.store.write("capture.rows", &batch.row_id.iter().map(|&row| row as u32).collect::<Vec<_>>())?;
+        write_weights(&self.store, "capture", &batch, 1.0)?;
+        if let Record::Sampled { seed, .. } = self.record {
+            let words = |x: u64| [x as u32, (x >> 32) as u32];
+            self.store.write("capture.key", &[words(seed), words(batch.row_id[0])].concat())?;
         }
         self.runner.run()?;
         let kept: Vec<usize> =
@@ -237,7 +245,7 @@ impl Recorder {
     }
 
     fn sampled(&self, kept: &[usize], batch: &Batch, max_unique: u32, seed: u64) -> Result<Records> {
-        let draws = pollster::block_on(self.runner.read_u32("draws"))?;
+        let draws = pollster::block_on(self.runner.read_u32("ids"))?;
         let per_row = draws.len() / batch.row_id.len();
         let (mut ids, mut counts) = (Vec::new(), Vec::new());
         for &i in kept {

@@ -78,7 +78,7 @@ impl Story<'_> {
             write_atomically(&path, |file| file.write_all(text.as_bytes()).map_err(Error::io("write", &path)))
         };
         put("README.md", card::markdown(&self.card()))?;
-        put("report.html", report::html(&self.report(records, samples))?)
+        put("report.html", report::html(&self.report(records, samples)?)?)
     }
 
     fn name(&self) -> String {
@@ -109,7 +109,7 @@ impl Story<'_> {
         }
     }
 
-    fn report(&self, records: Vec<Record>, samples: Vec<Sample>) -> ReportData {
+    fn report(&self, records: Vec<Record>, samples: Vec<Sample>) -> Result<ReportData> {
         let Lineage { student, teacher, shards, data, device, warnings, .. } = self.lineage;
         let mut origins = vec![("student", Some(student)), ("teacher", teacher.as_ref()), ("shards", shards.as_ref())];
         let row = |(what, origin): (&str, Option<&Origin>)| Some((what.to_owned(), describe(origin?)));
@@ -127,7 +127,7 @@ impl Story<'_> {
         ];
         run.extend(outcome.peak_memory.map(|bytes| ("peak memory of the process".to_owned(), human(bytes))));
         let facts = |title: &str, rows| Facts { title: title.to_owned(), rows };
-        ReportData {
+        Ok(ReportData {
             title: self.name(),
             subtitle: student.name.clone(),
             before: outcome.before,
@@ -136,9 +136,9 @@ impl Story<'_> {
             samples,
             warnings: warnings.clone(),
             facts: vec![facts("Run", run), facts("Made of", made_of)],
-            recipe: self.recipe.to_yaml(),
+            recipe: self.recipe.to_yaml()?,
             ..ReportData::default()
-        }
+        })
     }
 }
 

@@ -250,7 +250,7 @@ fn open_teacher(recipe: &Recipe, tokenizer: &Tokenizer, digests: &mut BTreeMap<S
             let (context, corpus) = (recipe.sequence_length, digests["corpus"].clone());
             let open = |temperature| TeacherRows::open(path, tokenizer, &corpus, context, temperature);
             let records = open(temperature)?;
-            digests.insert("shards".into(), records.reader().manifest_digest());
+            digests.insert("shards".into(), records.reader().manifest().digest()?);
             let at_one = if records.sampled() { None } else { Some(open(1.0)?) };
             Ok((None, [Some(records), at_one]))
         }

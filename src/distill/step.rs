@@ -4,10 +4,10 @@ use super::recipe::{Function, LossFunction, MissingProbability};
 use crate::Result;
 use crate::device::Caps;
 use crate::graph::{DType, Graph, Shape, Store, Tensor};
-use crate::losses::{Head, Loss, SparseMode, chunk_rows, evaluate_head, fused_head};
+use crate::losses::{Head, Live, Loss, chunk_rows, evaluate_head, fused_head};
 use crate::models::Decoder;
 use crate::nn::{BatchInputs, Params};
-use crate::ops;
+use crate::ops::{self, Missing, SparseTarget};
 use crate::optim::{RING, RING_AT};
 
 /// The prefix of a live teacher's parameters.
@@ -81,20 +81,20 @@ impl StepSpec {
             _ => None,
         };
         let hidden = self.student.forward(&mut g, &trained, &batch, self.recompute)?;
+        let teacher_head = teacher_hidden.map(|(teacher, _)| [teacher.head_weight(&mut g, &Params::frozen(TEACHER))]);
         let mut losses = Vec::new();
         for loss in &self.losses {
             let weights = ops::scale(&mut g, weights, loss.weight as f32);
-            losses.push(match loss.function {
-                Function::CrossEntropy => Loss::CrossEntropy { labels, weights },
-                Function::Kl { temperature, missing } => match teacher_hidden {
-                    Some((teacher, teacher_hidden)) => Loss::DenseKl {
-                        teacher_hidden,
-                        teacher_weight: vec![teacher.head_weight(&mut g, &Params::frozen(TEACHER))],
-                        temperature: temperature as f32,
-                        weights,
-                    },
-                    None => self.sparse(&mut g, &names, temperature, missing, weights),
+            losses.push(match (loss.function, teacher_hidden, &teacher_head) {
+                (Function::CrossEntropy, ..) => Loss::CrossEntropy { labels, weights },
+                (Function::Kl { temperature, .. }, Some((_, hidden)), Some(weight)) => Loss::DenseKl {
+                    teacher: Live { hidden, head: Head { weight, vocab: self.vocabulary } },
+                    temperature: temperature as f32,
+                    weights,
                 },
+                (Function::Kl { temperature, missing }, ..) => {
+                    Loss::SparseKl { target: self.records(&mut g, &names, temperature, missing), weights }
+                }
             });
         }
         let head = [self.student.head_weight(&mut g, &trained)];
@@ -112,31 +112,25 @@ impl StepSpec {
         Ok(g)
     }
 
-    fn sparse(
-        &self,
-        g: &mut Graph,
-        names: &Names<'_>,
-        temperature: f64,
-        missing: MissingProbability,
-        weights: Tensor,
-    ) -> Loss {
+    /// The externals that hold stored teacher rows.
+    fn records(&self, g: &mut Graph, names: &Names<'_>, temperature: f64, missing: MissingProbability) -> SparseTarget {
         let (entries, sampled) = match self.teacher {
             TeacherInput::Sparse { entries, sampled } => (entries, sampled),
             _ => (1, false),
         };
         let n = self.rows();
-        let mode = match (sampled, missing) {
-            (true, _) => SparseMode::Sampled,
-            (false, MissingProbability::Ghost) => SparseMode::Ghost,
-            (false, MissingProbability::Zero) => SparseMode::Zero,
+        let missing = match missing {
+            MissingProbability::Ghost if !sampled => {
+                Missing::Ghost { tail: g.external(&names.of("teacher.tail"), [n], DType::F32) }
+            }
+            // Draws are a whole distribution: nothing is missing.
+            _ => Missing::Zero,
         };
-        Loss::SparseKl {
-            mode,
-            temperature: temperature as f32,
+        SparseTarget {
             ids: g.external(&names.of("teacher.ids"), [n, entries], DType::U32),
             log_probs: g.external(&names.of("teacher.log_probs"), [n, entries], DType::F32),
-            tail: g.external(&names.of("teacher.tail"), [n], DType::F32),
-            weights,
+            missing,
+            temperature: temperature as f32,
         }
     }
 
@@ -150,33 +144,38 @@ impl StepSpec {
         let batch = BatchInputs::declare(&mut g, "eval", n, self.context, false);
         let labels = g.external(&names.of("labels"), [n], DType::U32);
         let weights = g.external(&names.of("weights"), [n], DType::F32);
-        let mut losses = vec![Loss::CrossEntropy { labels, weights }];
         let frozen = Params::frozen("");
         let hidden = self.student.forward(&mut g, &frozen, &batch, false)?;
-        match &self.teacher {
-            TeacherInput::Live(teacher) => {
-                let params = Params::frozen(TEACHER);
-                let teacher_hidden = teacher.forward(&mut g, &params, &batch, false)?;
-                let teacher_weight = vec![teacher.head_weight(&mut g, &params)];
-                losses.push(Loss::DenseKl { teacher_hidden, teacher_weight, temperature: 1.0, weights });
-            }
-            TeacherInput::Sparse { sampled: false, .. } => {
-                losses.push(self.sparse(&mut g, &names, 1.0, MissingProbability::Ghost, weights));
-            }
-            _ => {}
-        }
         let head = [self.student.head_weight(&mut g, &frozen)];
         let head = Head { weight: &head, vocab: self.vocabulary };
         let rows = chunk_rows(self.student.config.vocab_size, caps);
-        let evaluated = evaluate_head(&mut g, hidden, &head, &losses, rows)?;
+        let mut sums = Vec::new();
+        match &self.teacher {
+            TeacherInput::Sparse { sampled: false, .. } => {
+                let target = self.records(&mut g, &names, 1.0, MissingProbability::Ghost);
+                let losses = [Loss::CrossEntropy { labels, weights }, Loss::SparseKl { target, weights }];
+                let values = fused_head(&mut g, hidden, &head, &losses, rows, false)?.loss_rows;
+                sums.extend([("nll", values[0]), ("kld", values[1])]);
+            }
+            teacher => {
+                let params = Params::frozen(TEACHER);
+                let live = match teacher {
+                    TeacherInput::Live(teacher) => {
+                        let hidden = teacher.forward(&mut g, &params, &batch, false)?;
+                        Some((hidden, [teacher.head_weight(&mut g, &params)]))
+                    }
+                    _ => None,
+                };
+                let live = live.as_ref().map(|(hidden, weight)| {
+                    Live { hidden: *hidden, head: Head { weight, vocab: self.vocabulary } }
+                });
+                let measured = evaluate_head(&mut g, hidden, &head, labels, weights, live.as_ref(), rows)?;
+                sums.push(("nll", measured.nll));
+                sums.extend(measured.kld.map(|rows| ("kld", rows)));
+                sums.extend(measured.agreement.map(|rows| ("agreement", rows)));
+            }
+        }
         let zero = g.external("eval.zero", [1], DType::U32);
-        let mut sums = vec![("nll", evaluated.loss_rows[0])];
-        if let Some(&kld) = evaluated.loss_rows.get(1) {
-            sums.push(("kld", kld));
-        }
-        if let Some(agreement) = evaluated.agreement {
-            sums.push(("agreement", agreement));
-        }
         for (name, rows) in sums {
             let sum = g.external(&names.of(&format!("sum.{name}")), [1], DType::F32);
             ops::weighted_sum(&mut g, rows, weights, sum, zero);

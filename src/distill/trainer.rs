@@ -94,6 +94,11 @@ impl Trainer {
         self.total_steps
     }
 
+    /// Passes over the training text so far.
+    pub fn epoch(&self) -> f64 {
+        self.cursor.epoch as f64 + self.cursor.batch as f64 / self.packer.batches().max(1) as f64
+    }
+
     /// The plan of one micro-batch.
     pub fn plan(&self) -> &Plan {
         self.micro.plan()

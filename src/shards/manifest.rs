@@ -163,6 +163,11 @@ impl Manifest {
         Ok(format!("{body}{SEAL}{digest}\"\n}}\n").into_bytes())
     }
 
+    /// SHA-256 that stands for the whole set, through its shards' own.
+    pub fn digest(&self) -> Result<String> {
+        Ok(hex(&Sha256::digest(self.to_bytes()?)))
+    }
+
     /// Reads and checks a manifest; `place` (a path or an address) heads every message.
     pub fn parse(bytes: &[u8], place: &Path) -> Result<Manifest> {
         let bad = |e: serde_json::Error| Error::file(place).expected("a shard set's manifest").found(e).error();

@@ -13,7 +13,8 @@ pub fn cases() -> Vec<Case> {
                 s.result(out);
                 // The factor by itself: above it is compared relative to the norm.
                 let (picks, zero) = (s.floats([2], vec![0.0, 1.0], false), s.floats([1], vec![0.0], false));
-                let factor = ops::weighted_sum(&mut s.graph, out, picks, zero);
+                let first = s.ints([1], vec![0]);
+                let factor = ops::weighted_sum(&mut s.graph, out, picks, zero, first);
                 s.result(factor);
                 Ok(())
             }));
