@@ -2,6 +2,7 @@
 
 use super::progress;
 use crate::{Error, Result};
+use std::ops::ControlFlow;
 use std::process;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,11 @@ pub fn listen() {
             log::warn!("cannot listen to Ctrl-C: {error}");
         }
     });
+}
+
+/// `Break` after a Ctrl-C: what a callback returns that answers with a flow.
+pub fn flow() -> ControlFlow<()> {
+    if STOP.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// [`Error::Cancelled`] after a Ctrl-C: what a progress callback returns.
