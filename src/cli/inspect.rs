@@ -44,7 +44,10 @@ fn model_text(model: &ModelReport, tensors: bool) -> String {
     if let Some(digest) = &model.digest {
         facts.row(["weight digest", digest]);
     }
-    let _ = write!(text, "{facts}\n{}\n{}", groups("part", &model.groups), groups("stored as", &model.dtypes));
+    let _ = write!(text, "{facts}");
+    if !model.tensors.is_empty() {
+        let _ = write!(text, "\n{}\n{}", groups("part", &model.groups), groups("stored as", &model.dtypes));
+    }
     if !model.metadata.is_empty() {
         let mut table = Table::plain(2);
         model.metadata.iter().for_each(|(key, value)| table.row([key.clone(), shown(value)]));

@@ -25,6 +25,11 @@ pub fn listen() {
     });
 }
 
+/// `Break` after a Ctrl-C: what a callback returns that answers with a flow.
+pub fn flow() -> ControlFlow<()> {
+    if STOP.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
 /// [`Error::Cancelled`] after a Ctrl-C: what a progress callback returns.
 pub fn check() -> Result<()> {
     if STOP.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }

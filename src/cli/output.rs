@@ -22,8 +22,8 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(&format!("{text}\n"))
 }
 
-/// Sends the log to stderr. This crate's warnings always show; `verbose` 1 adds its information and others' warnings,
-/// 2 everything.
+/// Sends the log to stderr. This crate's warnings always show; `verbose` 1 adds its information and other crates'
+/// warnings, 2 everything.
 pub fn start_log(verbose: u8) {
     static LOGGER: Stderr = Stderr { verbose: AtomicU8::new(0) };
     LOGGER.verbose.store(verbose, Ordering::Relaxed);
@@ -40,8 +40,9 @@ struct Stderr {
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let own = metadata.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
+        // Drivers and loaders are noisy, and what matters of their errors comes back as errors of this crate.
         let most = match (self.verbose.load(Ordering::Relaxed), own) {
-            (0, false) => Level::Error,
+            (0, false) => return false,
             (0, true) | (1, false) => Level::Warn,
             (1, true) => Level::Info,
             _ => Level::Debug,

@@ -111,6 +111,8 @@ pub(super) fn gguf(path: &Path, depth: Depth) -> Result<ModelReport> {
     }
     match ModelFolder::from_gguf(path, bytes) {
         Ok(model) => {
+            // Without the rotary factors, which a GGUF keeps as a tensor.
+            report.parameters = model.tensors.parameter_count() as u64;
             report.digest = depth.digest.then(|| model.digest());
             report.config = Some(model.config);
         }
@@ -173,7 +175,9 @@ fn grouped(tensors: &[TensorReport], name: impl Fn(&TensorReport) -> String) -> 
 /// What a tensor is for, by the names that transformers and GGUF use.
 fn role(name: &str) -> &'static str {
     let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
-    if has(&["norm", "ln_"]) {
+    if has(&["rope_freqs"]) {
+        "rotary factors"
+    } else if has(&["norm", "ln_"]) {
         "norms"
     } else if has(&["embed_tokens", "token_embd", "wte"]) {
         "embedding"
@@ -208,7 +212,8 @@ fn plain(value: &MetaValue) -> Value {
     match value {
         MetaValue::Unsigned(n) => json!(n),
         MetaValue::Signed(n) => json!(n),
-        MetaValue::Float(x) => json!(x),
+        // As its author wrote it: 1e-5, not 9.99999974737875e-6.
+        MetaValue::Float(x) => json!(x.to_string().parse::<f64>().unwrap_or(f64::from(*x))),
         MetaValue::Double(x) => json!(x),
         MetaValue::Bool(b) => json!(b),
         MetaValue::String(text) => json!(text),
