@@ -1,9 +1,9 @@
 //! What a run measured, as `metrics.jsonl`: one JSON object a line, appended while the run goes on.
 //!
-//! A line is `{"kind": "train", ...}` ([`Train`]) or `{"kind": "eval", ...}` ([`Eval`]); steps never descend. All lines
-//! of a step are written, and synced by [`Writer::sync`], before a checkpoint of that step: so a resumed run finds every
-//! line up to its checkpoint, cuts off what a killed run wrote beyond it, and ends with the file of an unbroken run,
-//! apart from the timing fields `seconds` and `tokens_per_second`.
+//! A line is `{"kind": "train", ...}` ([`Train`]) or `{"kind": "eval", ...}` ([`Eval`]); steps never descend. All
+//! lines of a step are written, and synced by [`Writer::sync`], before a checkpoint of that step: so a resumed run
+//! finds every line up to its checkpoint, cuts off what a killed run wrote beyond it, and ends with the file of an
+//! unbroken run, apart from the timing fields `seconds` and `tokens_per_second`.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

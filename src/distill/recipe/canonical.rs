@@ -31,7 +31,7 @@ impl Recipe {
             None => None,
         };
         put("dataset", self.dataset.to_json());
-        put("loss_functions", self.loss_functions.iter().map(LossFunction::to_json).collect());
+        put("loss_functions", self.loss_functions.iter().map(|loss| loss.to_json()).collect());
         put("training_args", self.training_args.to_json());
         Value::Object(root)
     }
@@ -122,7 +122,7 @@ impl Dataset {
 }
 
 impl LossFunction {
-    fn to_json(&self) -> Value {
+    fn to_json(self) -> Value {
         match self.function {
             Function::CrossEntropy => json!({"function": "cross_entropy", "weight": self.weight}),
             Function::Kl { temperature, missing } => json!({
