@@ -88,7 +88,11 @@ impl Scorer {
         if tokens.len() > longest {
             let found = format!("{} tokens", tokens.len());
             let help = "cut it into windows";
-            return place.expected(format!("at most {longest} tokens, the model's positions")).found(found).help(help).err();
+            return place
+                .expected(format!("at most {longest} tokens, the model's positions"))
+                .found(found)
+                .help(help)
+                .err();
         }
         match tokens.iter().find(|&&token| token as usize >= self.vocabulary) {
             None => Ok(()),

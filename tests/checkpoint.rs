@@ -21,7 +21,7 @@ fn state(step: u64) -> State {
         seconds: 1.5,
         recipe: map("training_args.learning_rate", "0.0005"),
         digests: map("student", "abc"),
-        // serde_json reads this one back off by one bit if it was written as a number.
+        // Seventeen significant digits: a reader that rounds would change it.
         best: BTreeMap::from([("nll".to_string(), f64::from_bits(0x3FE8_F5C2_8F5C_28F7) / 3.0)]),
     }
 }

@@ -72,7 +72,8 @@ pub(super) fn record(
         options,
         &mut |memory| say(&format!("on {}; planned memory {memory}", device.name())),
         &mut |progress| {
-            let meter = meter.get_or_insert_with(|| Meter::new("capture", "tokens", progress.rows, Some(progress.total)));
+            let meter =
+                meter.get_or_insert_with(|| Meter::new("capture", "tokens", progress.rows, Some(progress.total)));
             meter.written(progress.bytes);
             meter.set(progress.rows);
             interrupt::flow()

@@ -30,7 +30,11 @@ pub(super) fn train(recipe: &Recipe, overwrite: bool, what: &str) -> Result<Outc
     let outcome = distill(recipe, overwrite, &mut |event| {
         match event {
             Event::Planned { device, memory, parameters, tokens, warnings } => {
-                say(&format!("{what}: {} parameters, {} tokens of text, on {device}", count(parameters as u64), count(tokens as u64)));
+                say(&format!(
+                    "{what}: {} parameters, {} tokens of text, on {device}",
+                    count(parameters as u64),
+                    count(tokens as u64)
+                ));
                 say(&format!("{what}: planned memory {memory}"));
                 warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
             }

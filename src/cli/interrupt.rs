@@ -34,8 +34,3 @@ pub fn flow() -> ControlFlow<()> {
 pub fn check() -> Result<()> {
     if STOP.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
 }
-
-/// The same for library calls whose callback says whether to go on.
-pub fn flow() -> ControlFlow<()> {
-    if check().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-}

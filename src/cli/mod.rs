@@ -18,8 +18,8 @@ mod quickstart;
 mod score;
 pub mod table;
 
-use crate::formats::hub::{self, Fetching};
 use crate::formats::ModelFolder;
+use crate::formats::hub::{self, Fetching};
 use crate::{Error, Result};
 use args::{Cli, Command};
 use clap::Parser;

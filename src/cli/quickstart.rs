@@ -49,7 +49,8 @@ pub(super) fn run(cli: &Cli, args: &QuickstartArgs) -> Result<()> {
     let sft = train(&run.recipe(false)?, false, "plain SFT")?;
     let distilled = train(&run.recipe(true)?, false, "distilled")?;
     let results = compare(&device, &model, &corpus, &[&sft, &distilled], &folder)?;
-    let report = Results { results, distilled: &distilled, speeds: [sft.tokens_per_second, distilled.tokens_per_second] };
+    let report =
+        Results { results, distilled: &distilled, speeds: [sft.tokens_per_second, distilled.tokens_per_second] };
     if args.json {
         return print_json(&report.json(&folder)?);
     }

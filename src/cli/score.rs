@@ -55,7 +55,10 @@ fn input_ids(line: &str, place: &str, tokenizer: &Result<Tokenizer>) -> Result<V
                 Error::at(place).field("`input_ids`").expected("a list of token ids").found("something else").error()
             })
         }
-        _ => Error::at(place).expected("either `text` (a string) or `input_ids` (a list)").found("neither, or both").err(),
+        _ => Error::at(place)
+            .expected("either `text` (a string) or `input_ids` (a list)")
+            .found("neither, or both")
+            .err(),
     }
 }
 

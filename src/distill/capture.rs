@@ -13,7 +13,9 @@ use crate::models::{self, Decoder, load_parameters};
 use crate::nn::{BatchInputs, Params};
 use crate::shards::sample::{counts_from_draws, limit_unique};
 use crate::shards::spec::DEFAULT_ROWS_PER_SHARD;
-use crate::shards::{CONTEXT_START, DOCUMENT_START, Manifest, Record, Records, RowBatch, SetSpec, Teacher, VALID, Writer};
+use crate::shards::{
+    CONTEXT_START, DOCUMENT_START, Manifest, Record, Records, RowBatch, SetSpec, Teacher, VALID, Writer,
+};
 use crate::{Error, Result};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -79,8 +81,7 @@ pub fn capture(
         let all = vec![0..corpus.ids().len()];
         let borders = document_starts(corpus);
         let ranges = if borders.is_empty() { all } else { (0..corpus.documents()).map(|i| corpus.range(i)).collect() };
-        let mut packer =
-            Packer::new(corpus.clone(), ranges, options.sequence_length, options.batch_size, None)?;
+        let mut packer = Packer::new(corpus.clone(), ranges, options.sequence_length, options.batch_size, None)?;
         let rows_per_batch = (options.sequence_length * options.batch_size) as u64;
         // Whole batches again: the first may hold rows that are on disk already, which are then left out.
         let mut cursor = Cursor { epoch: 0, batch: done / rows_per_batch };

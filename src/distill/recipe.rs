@@ -265,7 +265,7 @@ impl Recipe {
         }
     }
 
-    /// The first loss of this kind, if any.
+    /// The `kl` term, if there is one: its weight, temperature and handling of missing probability.
     pub fn kl(&self) -> Option<(f64, f64, MissingProbability)> {
         self.loss_functions.iter().find_map(|loss| match loss.function {
             Function::Kl { temperature, missing } => Some((loss.weight, temperature, missing)),

@@ -290,10 +290,13 @@ impl<'a> Run<'a> {
         let store = &self.trainer.store;
         write_folder(&self.folder, &self.decoder, store, "", tokenizer, &self.generation_config, dtype)?;
         let records = metrics::read(&self.folder.join("metrics.jsonl"))?;
-        let evaluations: Vec<&Eval> = records.iter().filter_map(|record| match record {
-            Record::Eval(eval) => Some(eval),
-            Record::Train(_) => None,
-        }).collect();
+        let evaluations: Vec<&Eval> = records
+            .iter()
+            .filter_map(|record| match record {
+                Record::Eval(eval) => Some(eval),
+                Record::Train(_) => None,
+            })
+            .collect();
         let of = |eval: Option<&&Eval>| eval.map(|eval| eval.evaluation);
         let before = of(evaluations.first().filter(|eval| eval.step == 0));
         let after = of(evaluations.last());

@@ -267,7 +267,8 @@ fn warnings(recipe: &Recipe, records: Option<&TeacherRows>, student: &Decoder) -
     let longest = student.config.max_position_embeddings;
     if recipe.sequence_length > longest {
         let length = recipe.sequence_length;
-        warnings.push(format!("`sequence_length` {length} is more than the {longest} positions the model was made for"));
+        warnings
+            .push(format!("`sequence_length` {length} is more than the {longest} positions the model was made for"));
     }
     warnings
 }
@@ -301,9 +302,8 @@ fn remedies<'a>(
     evaluate: bool,
 ) -> impl Iterator<Item = (String, Result<Memory>)> + 'a {
     let changed = move |change: String, spec: StepSpec| (change, plan_memory(&spec, caps, evaluate));
-    let recompute = (!spec.recompute).then(|| {
-        changed("gradient_checkpointing: true".into(), StepSpec { recompute: true, ..spec.clone() })
-    });
+    let recompute = (!spec.recompute)
+        .then(|| changed("gradient_checkpointing: true".into(), StepSpec { recompute: true, ..spec.clone() }));
     let batches = (0..).map(|i| spec.batch >> (i + 1)).take_while(|batch| *batch > 0).map(move |batch| {
         let change = format!("per_device_train_batch_size: {batch}` with `gradient_checkpointing: true");
         changed(change, StepSpec { batch, recompute: true, ..spec.clone() })

@@ -3,7 +3,7 @@
 use super::recipe::{Function, LossFunction, MissingProbability};
 use crate::Result;
 use crate::device::Caps;
-use crate::graph::{DType, Graph, Shape, Store, Tensor};
+use crate::graph::{DType, Graph, Shape, Store};
 use crate::losses::{Head, Live, Loss, chunk_rows, evaluate_head, fused_head};
 use crate::models::Decoder;
 use crate::nn::{BatchInputs, Params};
@@ -166,9 +166,9 @@ impl StepSpec {
                     }
                     _ => None,
                 };
-                let live = live.as_ref().map(|(hidden, weight)| {
-                    Live { hidden: *hidden, head: Head { weight, vocab: self.vocabulary } }
-                });
+                let live = live
+                    .as_ref()
+                    .map(|(hidden, weight)| Live { hidden: *hidden, head: Head { weight, vocab: self.vocabulary } });
                 let measured = evaluate_head(&mut g, hidden, &head, labels, weights, live.as_ref(), rows)?;
                 sums.push(("nll", measured.nll));
                 sums.extend(measured.kld.map(|rows| ("kld", rows)));

@@ -32,7 +32,13 @@ pub struct RowTensors {
 impl TeacherRows {
     /// Opens a set and checks that it was captured with this tokenizer on this corpus in contexts of this length, and
     /// that it can give `temperature`.
-    pub fn open(path: &Path, tokenizer: &Tokenizer, corpus: &str, context: usize, temperature: f64) -> Result<TeacherRows> {
+    pub fn open(
+        path: &Path,
+        tokenizer: &Tokenizer,
+        corpus: &str,
+        context: usize,
+        temperature: f64,
+    ) -> Result<TeacherRows> {
         let reader = Reader::open(path)?;
         reader.manifest().check_compatible(&tokenizer.digest(), tokenizer.vocab_size() as u32, Some(corpus))?;
         let spec = reader.spec();

@@ -28,9 +28,7 @@ impl Graph {
                 recomputed = Some((segment, self.record_again(segments[segment].clone())));
             }
             let (_, map) = recomputed.as_ref().expect("set above");
-            let again = |tensors: &[Tensor]| -> Vec<Tensor> {
-                tensors.iter().map(|t| stand_in(map, t)).collect()
-            };
+            let again = |tensors: &[Tensor]| -> Vec<Tensor> { tensors.iter().map(|t| stand_in(map, t)).collect() };
             op.backward(self, &Node { inputs: &again(&inputs), outputs: &again(&outputs) }, &dy)?;
         }
         Ok(())

@@ -54,7 +54,8 @@ impl Decoder {
     /// Returns the pages of both.
     pub fn allocate(&self, store: &mut Store, prefix: &str, positions: usize) -> Result<[Vec<String>; 2]> {
         let [matrices, vectors] = self.groups(prefix);
-        let pages = [store.arena(&format!("{prefix}decay"), &matrices)?, store.arena(&format!("{prefix}plain"), &vectors)?];
+        let pages =
+            [store.arena(&format!("{prefix}decay"), &matrices)?, store.arena(&format!("{prefix}plain"), &vectors)?];
         let rope = &self.config.rope;
         let name = format!("{prefix}{ROPE_TABLE}");
         store.add(&name, [positions, rope.dims], DType::F32)?;

@@ -89,9 +89,8 @@ impl Rope {
                 ..
             } => {
                 // The (fractional) pair whose wavelength makes `rotations` turns in the original context.
-                let pair_of = |rotations: f64| {
-                    self.dims as f64 * (context / (rotations * TAU)).ln() / (2.0 * self.theta.ln())
-                };
+                let pair_of =
+                    |rotations: f64| self.dims as f64 * (context / (rotations * TAU)).ln() / (2.0 * self.theta.ln());
                 let (mut from, mut to) = (pair_of(beta_fast), pair_of(beta_slow));
                 if truncate {
                     (from, to) = (from.floor(), to.ceil());
@@ -131,7 +130,8 @@ mod tests {
     fn the_table_holds_cosines_then_sines() {
         let rope = Rope { theta: 10_000.0, dims: 4, scaling: RopeScaling::Default };
         let table = rope.table(3);
-        let at = |position: f64, frequency: f64| ((position * frequency).cos() as f32, (position * frequency).sin() as f32);
+        let at =
+            |position: f64, frequency: f64| ((position * frequency).cos() as f32, (position * frequency).sin() as f32);
         let ((c0, s0), (c1, s1)) = (at(2.0, 1.0), at(2.0, 0.01));
         assert_eq!(table[8..], [c0, c1, s0, s1]);
     }

@@ -29,13 +29,13 @@ pub mod top_k;
 pub mod write_rows;
 
 pub use adamw::{Page, adamw};
-pub use agreement::{agreement};
+pub use agreement::agreement;
 pub use attention::{Ranges, attention};
 pub use cross_entropy::{LossInto, cross_entropy};
 pub use dense_kl::{DenseTarget, dense_kl};
 pub use embedding::{Segments, embedding, gather_rows, segments_of};
-pub use entropy::{entropy};
-pub use gelu::{gelu};
+pub use entropy::entropy;
+pub use gelu::gelu;
 pub use grad_norm::{BAD_NORM, grad_norm};
 pub use log_sum_exp::{Chunk, log_sum_exp};
 pub use matmul::{Layout, View, linear, matmul, matmul_into};
@@ -43,13 +43,13 @@ pub use norm::{layer_norm, rms_norm};
 pub use pointwise::{add, add_in_place, mul, scale, zeros};
 pub use put_rows::{RowsInto, put_rows, put_rows_minus};
 pub use reduce::{add_row_sums, sum_rows, sum_rows_into, weighted_sum};
-pub use rope::{rope};
-pub use sample_rows::{sample_rows};
+pub use rope::rope;
+pub use sample_rows::sample_rows;
 pub use sparse_kl::{Missing, SparseTarget, sparse_kl};
-pub use swiglu::{swiglu};
-pub use tail_mass::{tail_mass};
-pub use top_k::{top_k};
-pub use write_rows::{write_rows};
+pub use swiglu::swiglu;
+pub use tail_mass::tail_mass;
+pub use top_k::top_k;
+pub use write_rows::write_rows;
 
 use crate::device::Shader;
 use crate::graph::{Graph, Tensor};
@@ -64,7 +64,33 @@ pub(crate) use shader;
 
 /// Every WGSL file of the crate, for the tests that validate them without a GPU.
 pub fn shaders() -> Vec<Shader> {
-    vec![adamw::SHADER, agreement::SHADER, attention::SHADER, attention_grad::SHADER, cross_entropy::SHADER, dense_kl::SHADER, embedding::SHADER, embedding_grad::SHADER, entropy::SHADER, gelu::SHADER, grad_norm::SHADER, log_sum_exp::SHADER, matmul::SHADER, norm::SHADER, norm_grad::SHADER, pointwise::SHADER, put_rows::SHADER, reduce::SHADER, rope::SHADER, sample_rows::SHADER, sparse_kl::SHADER, swiglu::SHADER, tail_mass::SHADER, top_k::SHADER, write_rows::SHADER]
+    vec![
+        adamw::SHADER,
+        agreement::SHADER,
+        attention::SHADER,
+        attention_grad::SHADER,
+        cross_entropy::SHADER,
+        dense_kl::SHADER,
+        embedding::SHADER,
+        embedding_grad::SHADER,
+        entropy::SHADER,
+        gelu::SHADER,
+        grad_norm::SHADER,
+        log_sum_exp::SHADER,
+        matmul::SHADER,
+        norm::SHADER,
+        norm_grad::SHADER,
+        pointwise::SHADER,
+        put_rows::SHADER,
+        reduce::SHADER,
+        rope::SHADER,
+        sample_rows::SHADER,
+        sparse_kl::SHADER,
+        swiglu::SHADER,
+        tail_mass::SHADER,
+        top_k::SHADER,
+        write_rows::SHADER,
+    ]
 }
 
 /// Adds `dt` to the gradient of `t`, if `t` wants one. Ops whose kernels can accumulate look at

@@ -68,7 +68,8 @@ impl Optimiser {
             state_pages.extend(first.into_iter().chain(second));
         }
         store.add(STEP, [8], DType::F32)?;
-        for (name, count, dtype) in [("optim.norm", 2, DType::F32), (NORMS, RING, DType::F32), (RING_AT, 1, DType::U32)] {
+        for (name, count, dtype) in [("optim.norm", 2, DType::F32), (NORMS, RING, DType::F32), (RING_AT, 1, DType::U32)]
+        {
             store.add(name, [count], dtype)?;
         }
         // Picks the norm out of (norm, clip factor).

@@ -70,8 +70,10 @@ impl Golden {
 pub fn relative_error(expected: &[f32], found: &[f32]) -> f64 {
     assert_eq!(expected.len(), found.len());
     let largest = expected.iter().fold(1e-30f64, |a, b| a.max(f64::from(b.abs())));
-    let worst = expected.iter().zip(found).map(|(e, f)| (f64::from(*e) - f64::from(*f)).abs()).fold(0.0, |a, b| {
-        if b.is_nan() { f64::INFINITY } else { f64::max(a, b) }
-    });
+    let worst = expected
+        .iter()
+        .zip(found)
+        .map(|(e, f)| (f64::from(*e) - f64::from(*f)).abs())
+        .fold(0.0, |a, b| if b.is_nan() { f64::INFINITY } else { f64::max(a, b) });
     worst / largest
 }

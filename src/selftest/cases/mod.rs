@@ -16,5 +16,20 @@ use super::Case;
 
 /// Every row.
 pub fn all() -> Vec<Case> {
-    [activation::cases(), adamw::cases(), attention::cases(), embedding::cases(), grad_norm::cases(), losses::cases(), matmul::cases(), norm::cases(), pointwise::cases(), reduce::cases(), rope::cases()].into_iter().flatten().collect()
+    [
+        activation::cases(),
+        adamw::cases(),
+        attention::cases(),
+        embedding::cases(),
+        grad_norm::cases(),
+        losses::cases(),
+        matmul::cases(),
+        norm::cases(),
+        pointwise::cases(),
+        reduce::cases(),
+        rope::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
