@@ -7,6 +7,8 @@ use crate::graph::{CpuIo, DType, Graph, Node, Op, Tensor, Twin};
 use rayon::prelude::*;
 
 pub(crate) const SHADER: Shader = shader!("agreement");
+/// Columns handled at a time.
+const BLOCK: usize = 256;
 
 #[derive(Debug, Clone, Copy)]
 struct Agreement {
@@ -44,11 +46,20 @@ impl Twin for Agreement {
         let (a, b) = (io.f(0), io.f(1));
         let rows = a.par_chunks(io.in_shape(0).cols()).zip(b.par_chunks(io.in_shape(1).cols()));
         io.out(0).par_iter_mut().zip(rows).for_each(|(same, (a, b))| {
-            let best = |row: &[F]| {
-                let high = F::max_of(row);
-                row.iter().position(|&x| x == high)
-            };
-            *same = if best(&a[..self.vocab]) == best(&b[..self.vocab]) { F::ONE } else { F::ZERO };
+            *same = if first_best(&a[..self.vocab]) == first_best(&b[..self.vocab]) { F::ONE } else { F::ZERO };
         });
     }
+}
+
+/// The lowest column of the largest value. Blocks that hold nothing larger are passed over at the speed of a maximum.
+fn first_best<F: Real>(row: &[F]) -> Option<usize> {
+    let (mut high, mut column) = (F::LOWEST, None);
+    for (number, block) in row.chunks(BLOCK).enumerate() {
+        let best = F::max_of(block);
+        if best > high {
+            high = best;
+            column = block.iter().position(|&x| x == best).map(|at| number * BLOCK + at);
+        }
+    }
+    column
 }
