@@ -51,9 +51,9 @@ const INPUTS: [usize; 2] = [5, 6];
 const UNUSED: f64 = -1e38;
 
 /// T^2 KL(teacher || student) of each row and dz += weight * its gradient. `lse` `[R]` is the chunk's
-/// [`super::log_sum_exp`] at the target's temperature, `weights` is `[N]`. The stored masses are brought to sum 1, which
-/// undoes their rounding, so the value is a true divergence: never negative, 0 where the distributions agree. A row that
-/// stores no mass counts as one of weight 0.
+/// [`super::log_sum_exp`] at the target's temperature, `weights` is `[N]`. The stored masses are brought to sum 1,
+/// which undoes their rounding, so the value is a true divergence: never negative, 0 where the distributions agree.
+/// A row that stores no mass counts as one of weight 0.
 pub fn sparse_kl(
     g: &mut Graph,
     chunk: Chunk,
