@@ -4,7 +4,7 @@
 mod common;
 
 use common::gpus;
-use potstill::device::{Bind, Caps, Choice, Device, adapters};
+use potstill::device::{Bind, Caps, Device};
 use potstill::selftest::{Case, cases, check_gradients, check_on, kernels_of};
 use std::collections::BTreeSet;
 use std::sync::Arc;

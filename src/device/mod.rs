@@ -3,6 +3,8 @@
 
 mod caps;
 pub mod cpu;
+mod fast;
+pub mod gemm;
 mod gpu;
 mod kernel;
 pub mod real;

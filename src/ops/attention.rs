@@ -2,7 +2,7 @@
 //! exists (Dao, FlashAttention-2, 2023). The gradient is `attention_grad`.
 
 use super::{add_grad, attention_grad, shader};
-use crate::device::real::{Layout, gemm};
+use crate::device::gemm::{Layout, gemm};
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
 use crate::{Error, Result};

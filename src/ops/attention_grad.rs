@@ -5,7 +5,7 @@
 use super::attention::{Attention, Dims, TILE, clip, cost, packed, reach, transposed};
 use super::shader;
 use crate::Result;
-use crate::device::real::gemm;
+use crate::device::gemm::gemm;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
 use rayon::prelude::*;

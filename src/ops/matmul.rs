@@ -2,7 +2,7 @@
 
 use super::{add_grad, add_row_sums, shader, zeros};
 use crate::Result;
-use crate::device::real::{Layout as Strides, gemm};
+use crate::device::gemm::{Layout as Strides, gemm};
 use crate::device::{Caps, Dispatch, Real, Shader};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Shape, Tensor, Twin};
 use rayon::prelude::*;

@@ -4,6 +4,7 @@ use super::{Chunk, shader};
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
+use crate::random::philox;
 use rayon::prelude::*;
 
 pub(crate) const SHADER: Shader = shader!("sample_rows");
@@ -124,33 +125,4 @@ impl<'a, F: Real> Lanes<'a, F> {
 /// In (0, 1): an odd multiple of 2^-24, which f32 holds exactly.
 fn uniform_of(word: u32) -> f64 {
     (f64::from(word >> 9) + 0.5) / f64::from(1 << 23)
-}
-
-/// One Philox4x32-10 block.
-fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    let wide = |a: u32, b: u32| {
-        let product = u64::from(a) * u64::from(b);
-        ((product >> 32) as u32, product as u32)
-    };
-    for _ in 0..10 {
-        let (high_a, low_a) = wide(0xd251_1f53, counter[0]);
-        let (high_b, low_b) = wide(0xcd9e_8d57, counter[2]);
-        counter = [high_b ^ counter[1] ^ key[0], low_b, high_a ^ counter[3] ^ key[1], low_a];
-        key = [key[0].wrapping_add(0x9e37_79b9), key[1].wrapping_add(0xbb67_ae85)];
-    }
-    counter
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn philox_gives_the_published_vectors() {
-        // Random123's known answers for philox4x32-10.
-        assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
-        let (counter, key) = ([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]);
-        assert_eq!(philox(counter, key), [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
-    }
 }

@@ -24,8 +24,11 @@ pub struct Case {
     pub tolerance: f64,
     /// Too slow for a self-test on a user's machine; run by the tests only.
     pub heavy: bool,
-    build: Box<dyn Fn(&mut Setup) -> Result<()> + Send + Sync>,
+    build: Build,
 }
+
+/// Records a row's graph.
+type Build = Box<dyn Fn(&mut Setup) -> Result<()> + Send + Sync>;
 
 impl Case {
     /// A row with the usual tolerance: 1e-5, about 80 f32 roundings.

@@ -1,8 +1,9 @@
 //! The table of `docs/shards.md`: bytes a row against what the record loses, on synthetic distributions over SmolLM2's
 //! vocabulary. `cargo test --release --lib shards::measure -- --ignored --nocapture` prints it.
 
-use super::sample::{counts_from_draws, draw, limit_unique, philox};
+use super::sample::{counts_from_draws, draw, limit_unique};
 use super::*;
+use crate::random::philox;
 
 const V: usize = 49_152;
 

@@ -7,8 +7,9 @@ mod resume;
 
 use std::path::Path;
 
-use super::sample::{counts_from_draws, draw, limit_unique, philox};
+use super::sample::{counts_from_draws, draw, limit_unique};
 use super::*;
+use crate::random::philox;
 
 /// Ids that the small teacher gives any probability to.
 const REAL: usize = 990;
