@@ -38,7 +38,7 @@ pub struct Ranges {
 pub fn attention(g: &mut Graph, q: Tensor, k: Tensor, v: Tensor, ranges: Ranges, scale: f32, softcap: f32) -> Tensor {
     assert!(q.shape.len() == 3 && k.shape.len() == 3 && k.shape == v.shape, "attention: {q:?}, {k:?}, {v:?}");
     let dims = Dims::of(q, k);
-    assert!(k.shape[2] == dims.d && dims.h % dims.hkv == 0 && dims.d <= MAX_HEAD, "attention: {q:?}, {k:?}");
+    assert!(k.shape[2] == dims.d && dims.h.is_multiple_of(dims.hkv) && dims.d <= MAX_HEAD, "attention: {q:?}, {k:?}");
     assert_eq!((&ranges.query.shape[..], ranges.query.dtype), (&[dims.n, 2][..], DType::U32), "query ranges");
     assert!(scale > 0.0 && softcap >= 0.0, "attention: scale {scale}, softcap {softcap}");
     let mut inputs = vec![q, k, v, ranges.query];
@@ -92,11 +92,6 @@ impl Dims {
         Layout { offset: (row * self.hkv + kv) * self.d, row: self.hkv * self.d, col: 1 }
     }
 
-    /// Query rows of a CPU task: enough to multiply well, few enough to give every thread some.
-    pub fn rows_of_a_task(&self) -> usize {
-        (self.n / 8).clamp(16, 64)
-    }
-
     /// The uniform block that all kernels share.
     pub fn params(&self, scale: f32, softcap: f32) -> Vec<u32> {
         vec![self.n as u32, self.m as u32, self.h as u32, self.hkv as u32, scale.to_bits(), softcap.to_bits()]
@@ -107,6 +102,11 @@ impl Dims {
         let threads = self.d.next_power_of_two().max(64);
         vec![("D", format!("{}u", self.d)), ("THREADS", format!("{threads}u"))]
     }
+}
+
+/// Rows that a CPU task handles: enough to multiply well, few enough to give every thread some.
+pub(super) fn rows_of_a_task(rows: usize) -> usize {
+    (rows / 16).clamp(16, 64)
 }
 
 /// The transpose of a matrix.
@@ -171,7 +171,7 @@ pub(super) fn cost(node: &Node<'_>, products: u64) -> Cost {
     let dims = Dims::of(node.inputs[0], node.inputs[1]);
     let elements = |tensors: &[Tensor]| tensors.iter().map(|t| t.shape.numel() as u64).sum::<u64>();
     Cost {
-        flops: products * (dims.n * dims.m * dims.h * dims.d) as u64,
+        flops: [dims.n, dims.m, dims.h, dims.d].iter().fold(products, |flops, &size| flops * size as u64),
         bytes: 4 * (elements(node.inputs) + elements(node.outputs)),
     }
 }
@@ -201,7 +201,7 @@ impl Twin for Attention {
             });
             return;
         }
-        let rows = dims.rows_of_a_task();
+        let rows = rows_of_a_task(dims.n);
         let tasks = o.par_chunks_mut(rows * h * d).zip(lse.par_chunks_mut(rows * h)).with_max_len(1);
         tasks.zip(ranges.par_chunks(rows)).enumerate().for_each(|(task, ((o, lse), ranges))| {
             for head in 0..h {

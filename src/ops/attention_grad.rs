@@ -2,7 +2,7 @@
 //! delta = sum of dO * O, then dQ tile of queries by tile of queries, then dK and dV tile of keys by tile of keys.
 //! The weights P are computed again from the log-sum-exp, twice (Dao, FlashAttention-2, 2023).
 
-use super::attention::{Attention, Dims, TILE, clip, cost, packed, reach, transposed};
+use super::attention::{Attention, Dims, TILE, clip, cost, packed, reach, rows_of_a_task, transposed};
 use super::shader;
 use crate::Result;
 use crate::device::gemm::gemm;
@@ -13,8 +13,6 @@ use rayon::prelude::*;
 pub(crate) const SHADER: Shader = shader!("attention_grad");
 /// Keys a CPU task of the dQ pass multiplies at a time, and queries one of the dK/dV pass.
 const STEP: usize = 128;
-/// Keys of a CPU task of the dK/dV pass.
-const BLOCK: usize = 64;
 
 /// Inputs q, k, v, query ranges, key ranges, o, lse, dO; outputs dQ, dK, dV and, for the later passes,
 /// the pair (lse, delta) of each query \[N, H, 2].
@@ -90,11 +88,12 @@ impl Twin for AttentionGrad {
 
         let (ranges, seen_by) = (io.u(3).as_chunks::<2>().0, io.u(4).as_chunks::<2>().0);
         let inputs = Inputs { op: self.0, dims, q: io.f(0), k: io.f(1), v: io.f(2), ranges, seen_by, dy, stats };
-        let rows = dims.rows_of_a_task();
+        let rows = rows_of_a_task(dims.n);
         let tasks = dq.par_chunks_mut(rows * h * d).with_max_len(1).enumerate();
         tasks.for_each(|(task, dq)| inputs.queries(task * rows, dq));
-        let tasks = dk.par_chunks_mut(BLOCK * hkv * d).zip(dv.par_chunks_mut(BLOCK * hkv * d)).with_max_len(1);
-        tasks.enumerate().for_each(|(task, (dk, dv))| inputs.keys(task * BLOCK, dk, dv));
+        let rows = rows_of_a_task(dims.m);
+        let tasks = dk.par_chunks_mut(rows * hkv * d).zip(dv.par_chunks_mut(rows * hkv * d)).with_max_len(1);
+        tasks.enumerate().for_each(|(task, (dk, dv))| inputs.keys(task * rows, dk, dv));
     }
 }
 
