@@ -84,11 +84,6 @@ impl Buffer {
     pub fn whole(&self) -> Slice {
         Slice { buffer: self.clone(), offset: 0, bytes: self.bytes }
     }
-
-    /// True if both are the same allocation.
-    pub fn same(&self, other: &Buffer) -> bool {
-        Arc::ptr_eq(&self._lease, &other._lease)
-    }
 }
 
 impl Device {

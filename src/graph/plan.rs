@@ -114,13 +114,6 @@ impl Plan {
         let of = |step: &PlannedStep| step.with_node(|node| step.op.dispatches(node, caps));
         Ok(self.steps.iter().map(of).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
-
-    /// The largest tensor of the plan, with the name of the op that touches it.
-    pub fn largest_tensor(&self) -> Option<(u64, &'static str)> {
-        let tensors =
-            self.steps.iter().flat_map(|s| s.inputs.iter().chain(&s.outputs).map(|(t, _)| (t.bytes(), s.op.name())));
-        tensors.max()
-    }
 }
 
 /// Tensor id -> id of the tensor whose memory it lives in (itself unless it was updated in place).
