@@ -288,6 +288,11 @@ pub struct GenerateArgs {
 /// small student twice: on the text alone, and on the teacher's distributions. Then it measures all three on text none
 /// of them was trained on. What is there already is used again.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  potstill quickstart                      a table at the end
+  potstill quickstart --json               the same as one JSON object
+  potstill quickstart --seed 43            the text in another order")]
 pub struct QuickstartArgs {
     /// Where downloads and results go
     #[arg(long, value_name = "FOLDER", default_value = ".cache")]

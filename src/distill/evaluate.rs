@@ -2,7 +2,7 @@
 
 use super::batch::{write_batch, write_weights};
 use super::metrics::Evaluation;
-use super::step::provide;
+use super::step::{BEST, provide};
 use super::teacher_rows::TeacherRows;
 use crate::data::packing::{Cursor, Packer};
 use crate::device::Buffer;
@@ -36,15 +36,23 @@ impl Evaluator {
             store.write(sum, &[0f32])?;
         }
         let mut cursor = Cursor::default();
-        let (mut tokens, mut bytes) = (0, Some(0));
+        let (mut tokens, mut bytes, mut agreed) = (0, Some(0), None);
         while cursor.epoch == 0 {
             let batch = self.packer.next_batch(&mut cursor)?;
             write_batch(store, "eval", &batch)?;
             write_weights(store, "eval", &batch, 1.0)?;
-            if let Some(records) = records.filter(|_| store.contains("eval.teacher.ids")) {
-                records.read(&batch)?.write(store, "eval")?;
+            let rows = match records.filter(|_| store.contains("eval.teacher.ids")) {
+                Some(records) => Some(records.read(&batch)?),
+                None => None,
+            };
+            if let Some(rows) = &rows {
+                rows.write(store, "eval")?;
             }
             self.runner.run()?;
+            if let Some(rows) = rows.filter(|_| self.runner.plan().outputs.contains_key(BEST)) {
+                let best = pollster::block_on(self.runner.read_u32(BEST))?;
+                *agreed.get_or_insert(0) += rows.agreeing(&best, &batch);
+            }
             tokens += batch.valid;
             bytes = bytes.zip(batch.valid_bytes).map(|(sum, more)| sum + more);
         }
@@ -59,7 +67,8 @@ impl Evaluator {
             }
             Ok(Some(f64::from(pollster::block_on(store.read_f32(sum))?[0]) / tokens as f64))
         };
-        let [nll, kld, top1_agreement] = [mean(&sums[0])?, mean(&sums[1])?, mean(&sums[2])?];
+        let [nll, kld, agreement] = [mean(&sums[0])?, mean(&sums[1])?, mean(&sums[2])?];
+        let top1_agreement = agreement.or(agreed.map(|agreed| agreed as f64 / tokens as f64));
         let nll = nll.ok_or_else(|| Error::internal("an evaluation without NLL"))?;
         let bits = |bytes: u64| nll * tokens as f64 / std::f64::consts::LN_2 / bytes as f64;
         let bits_per_byte = bytes.filter(|bytes| *bytes > 0).map(bits);

@@ -4,12 +4,14 @@ use super::recipe::{Function, LossFunction, MissingProbability};
 use crate::Result;
 use crate::device::Caps;
 use crate::graph::{DType, Graph, Shape, Store};
-use crate::losses::{Head, Live, Loss, chunk_rows, evaluate_head, fused_head};
+use crate::losses::{Against, Head, Live, Loss, chunk_rows, evaluate_head, fused_head};
 use crate::models::Decoder;
 use crate::nn::{BatchInputs, Params};
 use crate::ops::{self, Missing, SparseTarget};
 use crate::optim::{RING, RING_AT};
 
+/// The student's likeliest tokens, an output of the evaluation against stored rows.
+pub const BEST: &str = "best";
 /// The prefix of a live teacher's parameters.
 pub const TEACHER: &str = "teacher:";
 /// Prefix of the rings that hold the last steps' losses, `metrics.0`, `metrics.1`, ... in the recipe's order.
@@ -149,31 +151,29 @@ impl StepSpec {
         let head = [self.student.head_weight(&mut g, &frozen)];
         let head = Head { weight: &head, vocab: self.vocabulary };
         let rows = chunk_rows(self.student.config.vocab_size, caps);
-        let mut sums = Vec::new();
-        match &self.teacher {
-            TeacherInput::Sparse { sampled: false, .. } => {
-                let target = self.records(&mut g, &names, 1.0, MissingProbability::Ghost);
-                let losses = [Loss::CrossEntropy { labels, weights }, Loss::SparseKl { target, weights }];
-                let values = fused_head(&mut g, hidden, &head, &losses, rows, false)?.loss_rows;
-                sums.extend([("nll", values[0]), ("kld", values[1])]);
+        let live_params = Params::frozen(TEACHER);
+        let live = match &self.teacher {
+            TeacherInput::Live(teacher) => {
+                let hidden = teacher.forward(&mut g, &live_params, &batch, false)?;
+                Some((hidden, [teacher.head_weight(&mut g, &live_params)]))
             }
-            teacher => {
-                let params = Params::frozen(TEACHER);
-                let live = match teacher {
-                    TeacherInput::Live(teacher) => {
-                        let hidden = teacher.forward(&mut g, &params, &batch, false)?;
-                        Some((hidden, [teacher.head_weight(&mut g, &params)]))
-                    }
-                    _ => None,
-                };
-                let live = live
-                    .as_ref()
-                    .map(|(hidden, weight)| Live { hidden: *hidden, head: Head { weight, vocab: self.vocabulary } });
-                let measured = evaluate_head(&mut g, hidden, &head, labels, weights, live.as_ref(), rows)?;
-                sums.push(("nll", measured.nll));
-                sums.extend(measured.kld.map(|rows| ("kld", rows)));
-                sums.extend(measured.agreement.map(|rows| ("agreement", rows)));
+            _ => None,
+        };
+        let teacher = match (&self.teacher, &live) {
+            (_, Some((hidden, weight))) => {
+                Against::Live(Live { hidden: *hidden, head: Head { weight, vocab: self.vocabulary } })
             }
+            (TeacherInput::Sparse { sampled: false, .. }, None) => {
+                Against::Stored(self.records(&mut g, &names, 1.0, MissingProbability::Ghost))
+            }
+            _ => Against::Labels,
+        };
+        let measured = evaluate_head(&mut g, hidden, &head, labels, weights, teacher, rows)?;
+        let mut sums = vec![("nll", measured.nll)];
+        sums.extend(measured.kld.map(|rows| ("kld", rows)));
+        sums.extend(measured.agreement.map(|rows| ("agreement", rows)));
+        if let Some(best) = measured.best {
+            g.output(BEST, best);
         }
         let zero = g.external("eval.zero", [1], DType::U32);
         for (name, rows) in sums {

@@ -1,6 +1,6 @@
 //! A shard set as a trainer reads it: batch after batch, aligned by global token position.
 
-use crate::data::packing::{Batch, PADDING};
+use crate::data::packing::{Batch, IGNORE, PADDING};
 use crate::formats::Tokenizer;
 use crate::graph::Store;
 use crate::shards::rows::{Records, VALID};
@@ -143,6 +143,14 @@ impl TeacherRows {
 }
 
 impl RowTensors {
+    /// Rows of the batch that count and whose likeliest recorded token is `best` `[N]`.
+    pub fn agreeing(&self, best: &[u32], batch: &Batch) -> usize {
+        let entries = self.ids.len() / self.tail.len().max(1);
+        let first = self.ids.chunks(entries.max(1)).map(|ids| ids[0]);
+        let counts = batch.labels.iter().map(|&label| label != IGNORE);
+        first.zip(best).zip(counts).filter(|((first, best), counts)| *counts && first == *best).count()
+    }
+
     /// Writes the records to the externals `PREFIX.teacher.*`.
     pub fn write(&self, store: &Store, prefix: &str) -> Result<()> {
         store.write(&format!("{prefix}.teacher.ids"), &self.ids)?;

@@ -3,7 +3,7 @@
 use super::head::{Head, Live, Normalisers, check_rows, chunks};
 use crate::Result;
 use crate::graph::{Graph, Tensor};
-use crate::ops::{self, Chunk, DenseTarget, LossInto, RowsInto};
+use crate::ops::{self, Chunk, DenseTarget, LossInto, RowsInto, SparseTarget};
 
 /// Measures of every row; all `[N]`.
 #[derive(Debug, Clone, Copy)]
@@ -14,36 +14,57 @@ pub struct Evaluation {
     pub kld: Option<Tensor>,
     /// 1 where teacher and student put the same token first, else 0. Rows of weight 0 are not left out.
     pub agreement: Option<Tensor>,
+    /// The student's likeliest token, u32 `[N, 1]`, to be compared with a stored teacher's.
+    pub best: Option<Tensor>,
+}
+
+/// The teacher that a student is compared with.
+#[derive(Debug, Clone, Copy)]
+pub enum Against<'a> {
+    /// None: labels only.
+    Labels,
+    /// A model on the same device: exact.
+    Live(Live<'a>),
+    /// Stored rows: the divergence of their buckets, a lower bound of the full one.
+    Stored(SparseTarget),
 }
 
 /// Evaluates `head` on the last hidden states `[N, d]` against `labels` (u32 `[N]`, `u32::MAX` for none), and against a
-/// live teacher if there is one. `weights` `[N]` is 0 for rows that do not count.
-/// Against stored teacher rows: [`super::fused_head`] without training.
+/// teacher if there is one. `weights` `[N]` is 0 for rows that do not count.
 pub fn evaluate_head(
     g: &mut Graph,
     hidden: Tensor,
     head: &Head<'_>,
     labels: Tensor,
     weights: Tensor,
-    teacher: Option<&Live<'_>>,
+    teacher: Against<'_>,
     chunk_rows: usize,
 ) -> Result<Evaluation> {
     let batch = head.check(hidden)?;
     check_rows(batch, &[labels, weights])?;
-    if let Some(teacher) = teacher {
-        let rows = teacher.head.check(teacher.hidden)?;
-        check_rows(rows, &[weights])?;
+    match teacher {
+        Against::Labels => {}
+        Against::Live(live) => check_rows(live.head.check(live.hidden)?, &[weights])?,
+        Against::Stored(target) => check_rows(batch, &[target.ids, target.log_probs])?,
     }
     let mut nll = ops::zeros(g, [batch]);
-    let mut kld = teacher.map(|_| ops::zeros(g, [batch]));
-    let mut agreement: Option<Tensor> = None;
+    let mut kld = (!matches!(teacher, Against::Labels)).then(|| ops::zeros(g, [batch]));
+    let (mut agreement, mut best): (Option<Tensor>, Option<Tensor>) = (None, None);
     for rows in chunks(batch, chunk_rows) {
         let z = head.logits(g, hidden, &rows);
         let chunk = Chunk { z, first_row: rows.start, vocab: head.vocab };
         let mut normalisers = Normalisers::of(z);
         let lse = normalisers.get(g, head.vocab, 1.0);
         nll = ops::cross_entropy(g, chunk, lse, labels, weights, LossInto { loss_rows: nll, dz: None }).loss_rows;
-        if let (Some(teacher), Some(rows_so_far)) = (teacher, kld) {
+        let gathered = |so_far: Option<Tensor>| so_far.map_or(RowsInto::New(batch), RowsInto::Old);
+        if let (Against::Stored(target), Some(rows_so_far)) = (teacher, kld) {
+            let into = LossInto { loss_rows: rows_so_far, dz: None };
+            let lse = normalisers.get(g, head.vocab, target.temperature);
+            kld = Some(ops::sparse_kl(g, chunk, lse, target, weights, into).loss_rows);
+            let (ids, _) = ops::top_k(g, z, head.vocab, 1);
+            best = Some(ops::put_rows(g, gathered(best), rows.start, ids));
+        }
+        if let (Against::Live(teacher), Some(rows_so_far)) = (teacher, kld) {
             let vocab = head.vocab.min(teacher.head.vocab);
             let teacher_z = teacher.head.logits(g, teacher.hidden, &rows);
             let teacher_lse = ops::log_sum_exp(g, teacher_z, vocab, 1.0);
@@ -52,9 +73,8 @@ pub fn evaluate_head(
             let into = LossInto { loss_rows: rows_so_far, dz: None };
             kld = Some(ops::dense_kl(g, Chunk { vocab, ..chunk }, lse, target, weights, into).loss_rows);
             let same = ops::agreement(g, z, teacher_z, vocab);
-            let into = agreement.map_or(RowsInto::New(batch), RowsInto::Old);
-            agreement = Some(ops::put_rows(g, into, rows.start, same));
+            agreement = Some(ops::put_rows(g, gathered(agreement), rows.start, same));
         }
     }
-    Ok(Evaluation { nll, kld, agreement })
+    Ok(Evaluation { nll, kld, agreement, best })
 }

@@ -11,6 +11,6 @@ mod fused;
 mod head;
 
 pub use capture::{Capture, Record, capture_head};
-pub use evaluate::{Evaluation, evaluate_head};
+pub use evaluate::{Against, Evaluation, evaluate_head};
 pub use fused::{Fused, Loss, fused_head};
 pub use head::{Head, Live, chunk_rows};

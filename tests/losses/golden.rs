@@ -3,7 +3,7 @@
 use super::{Bench, assert_close, softmax};
 use potstill::device::Device;
 use potstill::graph::Tensor;
-use potstill::losses::{Head, Live, Loss, Record, capture_head, evaluate_head, fused_head};
+use potstill::losses::{Against, Head, Live, Loss, Record, capture_head, evaluate_head, fused_head};
 use potstill::ops::{Missing, SparseTarget};
 use std::collections::HashMap;
 
@@ -174,7 +174,7 @@ fn evaluation_is_pytorchs() {
     let labels = b.ints("labels", [ROWS], &golden.ids("labels"));
     let weights = b.floats("ones", [ROWS], &[1.0; ROWS]);
     let live = Live { hidden: teacher, head };
-    let e = evaluate_head(&mut b.g, hidden, &head, labels, weights, Some(&live), 2).unwrap();
+    let e = evaluate_head(&mut b.g, hidden, &head, labels, weights, Against::Live(live), 2).unwrap();
     let found = b.eval(&[e.nll, e.kld.unwrap(), e.agreement.unwrap()]);
     assert_close("nll", &found[0], golden.get("cross_entropy.t1.value"), 1e-12);
     assert_close("kld", &found[1], golden.get("kl_dense.t1.value"), 1e-12);
