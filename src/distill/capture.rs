@@ -78,9 +78,7 @@ pub fn capture(
     let total = spec.rows;
     if done < total {
         let mut recorder = Recorder::new(device, teacher, &decoder, tokenizer.vocab_size(), options, planned)?;
-        let all = vec![0..corpus.ids().len()];
-        let borders = document_starts(corpus);
-        let ranges = if borders.is_empty() { all } else { (0..corpus.documents()).map(|i| corpus.range(i)).collect() };
+        let ranges = (0..corpus.documents()).map(|i| corpus.range(i)).collect();
         let mut packer = Packer::new(corpus.clone(), ranges, options.sequence_length, options.batch_size, None)?;
         let rows_per_batch = (options.sequence_length * options.batch_size) as u64;
         // Whole batches again: the first may hold rows that are on disk already, which are then left out.

@@ -44,7 +44,7 @@ impl Comparison {
                 let student = models::from_config(model.path(), &model.config)?;
                 self.load(&mut store, &student, model, "")?;
                 self.load(&mut store, &theirs, teacher, TEACHER)?;
-                (student, TeacherInput::Live(theirs))
+                (student, TeacherInput::Live(Box::new(theirs)))
             }
         };
         let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];

@@ -90,7 +90,7 @@ impl Setup {
             losses: recipe.loss_functions.clone(),
         };
         if let Some((_, decoder)) = &teacher {
-            spec.teacher = TeacherInput::Live(decoder.clone());
+            spec.teacher = TeacherInput::Live(Box::new(decoder.clone()));
         } else if let Some(records) = &records[0] {
             spec.teacher = TeacherInput::Sparse { entries: records.entries(), sampled: records.sampled() };
         }

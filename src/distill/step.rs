@@ -29,7 +29,7 @@ pub enum TeacherInput {
         sampled: bool,
     },
     /// A model on the same device, over the same batch.
-    Live(Decoder),
+    Live(Box<Decoder>),
 }
 
 /// What the graphs are recorded from.

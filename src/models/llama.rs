@@ -48,7 +48,7 @@ fn rope(fields: &Fields<'_>, head_dim: usize, max_positions: usize) -> Result<Ro
         None => fields.object("rope_scaling")?,
     };
     let top_theta = fields.positive_or("rope_theta", 10_000.0)?;
-    if head_dim % 2 != 0 {
+    if !head_dim.is_multiple_of(2) {
         return fields.refuse("head_dim", "an even number (rotary positions turn pairs)");
     }
     let Some(scaling) = scaling else {
