@@ -43,11 +43,11 @@ pub(crate) fn write(words: &RwLock<Vec<u32>>, offset: u64, bytes: &[u8]) -> Resu
     Ok(())
 }
 
-pub(crate) fn read(words: &RwLock<Vec<u32>>, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+pub(crate) fn read(words: &RwLock<Vec<u32>>, offset: u64, bytes: u64) -> Result<Vec<u32>> {
     let words = words.read().map_err(|_| poisoned())?;
     let start = (offset / 4) as usize;
     let source = words.get(start..start + (bytes / 4) as usize).ok_or_else(|| Error::internal("read past a buffer"))?;
-    Ok(bytemuck::cast_slice::<u32, u8>(source).to_vec())
+    Ok(source.to_vec())
 }
 
 pub(crate) fn poisoned() -> Error {

@@ -176,7 +176,7 @@ impl Gpu {
         self.check()
     }
 
-    pub(crate) async fn read(&self, raw: &Raw, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+    pub(crate) async fn read(&self, raw: &Raw, offset: u64, bytes: u64) -> Result<Vec<u32>> {
         self.check()?;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let descriptor =
@@ -190,7 +190,7 @@ impl Gpu {
         self.wait(None)?;
         receiver.await.map_err(|error| self.fault_or(&format!("reading back failed: {error}")))?;
         let view = staging.get_mapped_range(..).map_err(|e| self.fault_or(&format!("reading back failed: {e}")))?;
-        Ok(view.to_vec())
+        Ok(bytemuck::pod_collect_to_vec(&view))
     }
 
     /// Builds pipelines, uniform blocks and bind groups for a list of launches.

@@ -150,8 +150,8 @@ impl Device {
         }
     }
 
-    /// Reads a slice back. The one asynchronous edge: in a browser this is the only thing that waits.
-    pub async fn read(&self, slice: &Slice) -> Result<Vec<u8>> {
+    /// Reads a slice back as words. The one asynchronous edge: in a browser this is the only thing that waits.
+    pub async fn read_u32(&self, slice: &Slice) -> Result<Vec<u32>> {
         match (self, &slice.buffer.memory) {
             (Device::Cpu(_), Memory::Cpu(words)) => cpu::read(words, slice.offset, slice.bytes),
             (Device::Gpu(gpu), Memory::Gpu(raw)) => gpu.read(raw, slice.offset, slice.bytes).await,
@@ -161,11 +161,7 @@ impl Device {
 
     /// Reads a slice of f32 values back.
     pub async fn read_f32(&self, slice: &Slice) -> Result<Vec<f32>> {
-        Ok(bytemuck::pod_collect_to_vec(&self.read(slice).await?))
-    }
-
-    /// Reads a slice of u32 values back.
-    pub async fn read_u32(&self, slice: &Slice) -> Result<Vec<u32>> {
-        Ok(bytemuck::pod_collect_to_vec(&self.read(slice).await?))
+        // The same memory under another type: a large tensor is not copied twice.
+        Ok(bytemuck::cast_vec(self.read_u32(slice).await?))
     }
 }

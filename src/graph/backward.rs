@@ -35,12 +35,17 @@ impl Graph {
     }
 
     /// Records what `f` records, but keeps none of its inner activations for the backward pass, which computes
-    /// them again (activation checkpointing). Segments do not nest.
-    pub fn checkpoint<T>(&mut self, f: impl FnOnce(&mut Graph) -> Result<T>) -> Result<T> {
+    /// them again (activation checkpointing). Inside another segment it only records: the outer one recomputes.
+    pub fn checkpoint<T>(&mut self, f: impl FnOnce(&mut Graph) -> T) -> T {
+        if self.in_segment {
+            return f(self);
+        }
         let start = self.nodes.len();
-        let result = f(self)?;
+        self.in_segment = true;
+        let result = f(self);
+        self.in_segment = false;
         self.segments.push(start..self.nodes.len());
-        Ok(result)
+        result
     }
 
     /// The gradient gathered so far for a tensor, if any, in the tensor's shape.

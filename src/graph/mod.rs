@@ -31,6 +31,8 @@ pub struct Graph {
     being_read: Vec<u32>,
     /// Node ranges whose activations are recomputed in the backward pass.
     segments: Vec<Range<usize>>,
+    /// Whether such a range is being recorded.
+    in_segment: bool,
     /// Recomputed tensor -> the original it stands for.
     originals: HashMap<u32, u32>,
     outputs: BTreeMap<String, Tensor>,

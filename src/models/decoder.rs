@@ -82,7 +82,7 @@ impl Decoder {
         let table = self.rope_table(g, params, batch.context);
         for layer in 0..c.num_hidden_layers {
             let block = |g: &mut Graph| self.block(g, params, layer, h, batch, table, None);
-            h = if recompute { g.checkpoint(block)? } else { block(g)? };
+            h = if recompute { g.checkpoint(block) } else { block(g) };
         }
         Ok(nn::rms_norm(g, params, "model.norm", h, c.rms_norm_eps))
     }
@@ -100,7 +100,7 @@ impl Decoder {
         let mut h = nn::embedding(g, params, "model.embed_tokens", batch, [c.vocab_size, c.hidden_size])?;
         let table = self.rope_table(g, params, batch.context);
         for layer in 0..c.num_hidden_layers {
-            h = self.block(g, params, layer, h, batch, table, Some(cache))?;
+            h = self.block(g, params, layer, h, batch, table, Some(cache));
         }
         Ok(nn::rms_norm(g, params, "model.norm", h, c.rms_norm_eps))
     }
@@ -126,39 +126,40 @@ impl Decoder {
         batch: &BatchInputs,
         table: Tensor,
         cache: Option<KvCache>,
-    ) -> Result<Tensor> {
+    ) -> Tensor {
         let c = &self.config;
         let at = format!("model.layers.{layer}");
-        let normed = nn::rms_norm(g, params, &format!("{at}.input_layernorm"), h, c.rms_norm_eps);
-        let attended = self.attention(g, params, layer, normed, batch, table, cache);
+        let attended = self.attention(g, params, layer, h, batch, table, cache);
         let out = format!("{at}.self_attn.o_proj");
         let h = nn::linear(g, params, &out, attended, c.hidden_size, c.attention_bias, Some(h));
-        let normed = nn::rms_norm(g, params, &format!("{at}.post_attention_layernorm"), h, c.rms_norm_eps);
-        Ok(nn::gated_mlp(g, params, &format!("{at}.mlp"), normed, c.intermediate_size, c.mlp_bias, h))
+        let names = [&*format!("{at}.post_attention_layernorm"), &*format!("{at}.mlp")];
+        nn::gated_mlp(g, params, names, h, c.rms_norm_eps, c.intermediate_size, c.mlp_bias)
     }
 
-    /// Heads of attention over x [N, hidden]; returns [N, heads * head_dim], before the output projection.
+    /// Heads of attention over the norm of h [N, hidden]; returns [N, heads * head_dim], before the output projection.
     #[allow(clippy::too_many_arguments)]
     fn attention(
         &self,
         g: &mut Graph,
         params: &Params<'_>,
         layer: usize,
-        x: Tensor,
+        h: Tensor,
         batch: &BatchInputs,
         table: Tensor,
         cache: Option<KvCache>,
     ) -> Tensor {
         let c = &self.config;
-        let n = x.shape.rows();
-        let project = |g: &mut Graph, name: &str, heads: usize| {
-            let name = format!("model.layers.{layer}.self_attn.{name}");
-            let y = nn::linear(g, params, &name, x, heads * c.head_dim, c.attention_bias, None);
-            g.reshape(y, [n, heads, c.head_dim])
-        };
-        let q = project(g, "q_proj", c.num_attention_heads);
-        let k = project(g, "k_proj", c.num_key_value_heads);
-        let mut v = project(g, "v_proj", c.num_key_value_heads);
+        let (n, at) = (h.shape.rows(), format!("model.layers.{layer}"));
+        // The norm is cheap beside the projections: computed again in the backward pass, not kept.
+        let [q, k, mut v] = g.checkpoint(|g| {
+            let x = nn::rms_norm(g, params, &format!("{at}.input_layernorm"), h, c.rms_norm_eps);
+            let heads = [c.num_attention_heads, c.num_key_value_heads, c.num_key_value_heads];
+            [("q_proj", heads[0]), ("k_proj", heads[1]), ("v_proj", heads[2])].map(|(part, heads)| {
+                let name = format!("{at}.self_attn.{part}");
+                let y = nn::linear(g, params, &name, x, heads * c.head_dim, c.attention_bias, None);
+                g.reshape(y, [n, heads, c.head_dim])
+            })
+        });
         let q = ops::rope(g, q, batch.positions, table);
         let mut k = ops::rope(g, k, batch.positions, table);
         if let Some(KvCache { positions }) = cache {

@@ -79,18 +79,24 @@ pub fn embedding(
     Ok(ops::embedding(g, batch.tokens, table, batch.segments, 1.0))
 }
 
-/// Gated MLP: down(silu(gate(x)) * up(x)) + residual, with parameters under `name`.
+/// Gated MLP over the norm of h: h + down(silu(gate(n)) * up(n)), n = norm(h), with parameters `norm.weight` and
+/// those under `name`.
 pub fn gated_mlp(
     g: &mut Graph,
     params: &Params<'_>,
-    name: &str,
-    x: Tensor,
+    [norm, name]: [&str; 2],
+    h: Tensor,
+    eps: f64,
     intermediate: usize,
     bias: bool,
-    residual: Tensor,
 ) -> Tensor {
-    let gate = linear(g, params, &format!("{name}.gate_proj"), x, intermediate, bias, None);
-    let up = linear(g, params, &format!("{name}.up_proj"), x, intermediate, bias, None);
-    let inner = ops::swiglu(g, gate, up);
-    linear(g, params, &format!("{name}.down_proj"), inner, x.shape.cols(), bias, Some(residual))
+    // Norm and product are cheap beside the projections: computed again in the backward pass, not kept.
+    let [gate, up] = g.checkpoint(|g| {
+        let x = rms_norm(g, params, norm, h, eps);
+        ["gate_proj", "up_proj"].map(|part| linear(g, params, &format!("{name}.{part}"), x, intermediate, bias, None))
+    });
+    g.checkpoint(|g| {
+        let inner = ops::swiglu(g, gate, up);
+        linear(g, params, &format!("{name}.down_proj"), inner, h.shape.cols(), bias, Some(h))
+    })
 }
