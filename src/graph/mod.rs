@@ -25,6 +25,8 @@ use std::sync::Arc;
 pub struct Graph {
     tensors: Vec<Info>,
     nodes: Vec<Recorded>,
+    /// Externals by name.
+    names: HashMap<String, u32>,
     /// Gradient so far of a tensor, keyed by the tensor's id.
     grads: HashMap<u32, Tensor>,
     /// Gradients that the op whose backward is being recorded may still read.
@@ -67,11 +69,14 @@ impl Graph {
     /// for a name gives the same tensor.
     pub fn external(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> Tensor {
         let shape = shape.into();
-        if let Some(info) = self.tensors.iter().find(|info| info.external.as_deref() == Some(name)) {
-            assert_eq!((info.tensor.shape, info.tensor.dtype), (shape, dtype), "`{name}` asked for twice, differently");
-            return info.tensor;
+        if let Some(&id) = self.names.get(name) {
+            let known = self.tensors[id as usize].tensor;
+            assert_eq!((known.shape, known.dtype), (shape, dtype), "`{name}` asked for twice, differently");
+            return known;
         }
-        self.new_tensor(shape, dtype, false, Some(name.to_owned()))
+        let tensor = self.new_tensor(shape, dtype, false, Some(name.to_owned()));
+        self.names.insert(name.to_owned(), tensor.id);
+        tensor
     }
 
     /// A model parameter: an external tensor. If `trainable`, its gradient accumulates into the external

@@ -6,6 +6,9 @@ use crate::nn::rotary::{Rope, RopeScaling};
 use serde_json::Value;
 use std::path::Path;
 
+/// More layers than any model has: a number above it is a damaged file, and recording it would take for ever.
+const MAX_LAYERS: usize = 4096;
+
 /// Reads a `config.json` of `model_type: llama` (transformers' LlamaConfig; absent fields take its defaults).
 pub(super) fn config(place: &Path, value: &Value) -> Result<DecoderConfig> {
     let fields = Fields::new(place, value);
@@ -21,13 +24,17 @@ pub(super) fn config(place: &Path, value: &Value) -> Result<DecoderConfig> {
     if fields.str_or("hidden_act", "silu")? != "silu" {
         return fields.refuse("hidden_act", "`silu`");
     }
+    let layers = fields.usize("num_hidden_layers")?;
+    if layers > MAX_LAYERS {
+        return fields.refuse("num_hidden_layers", &format!("at most {MAX_LAYERS}"));
+    }
     let head_dim = fields.usize_or("head_dim", hidden / heads)?;
     let max_position_embeddings = fields.usize_or("max_position_embeddings", 2048)?;
     Ok(DecoderConfig {
         vocab_size: fields.usize("vocab_size")?,
         hidden_size: hidden,
         intermediate_size: fields.usize("intermediate_size")?,
-        num_hidden_layers: fields.usize("num_hidden_layers")?,
+        num_hidden_layers: layers,
         num_attention_heads: heads,
         num_key_value_heads: kv_heads,
         head_dim,
