@@ -216,8 +216,8 @@ impl<'a> Run<'a> {
         let total = self.trainer.total_steps();
         let next = |every: u64| (self.trainer.step / every + 1) * every;
         let stops = [args.logging_steps, args.save_steps, args.eval_steps.unwrap_or(u64::MAX / 2)];
-        let stops = stops.into_iter().map(next).chain([total, self.trainer.step + RING as u64]);
-        let until = stops.min().unwrap_or(total);
+        let most = total.min(self.trainer.step + RING as u64);
+        let until = stops.into_iter().map(next).min().unwrap_or(most).min(most);
         let start = Instant::now();
         let mut counts = Vec::new();
         while self.trainer.step < until {
