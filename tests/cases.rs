@@ -81,7 +81,7 @@ fn every_gpu_agrees_with_the_oracle() {
 /// Products whose matrices are each several times what a binding may hold, in every layout, so that the kernels are
 /// cut along every axis.
 #[test]
-fn products_larger_than_a_binding_are_cut() {
+fn every_gpu_cuts_products_larger_than_a_binding() {
     use potstill::ops::{self, Layout};
     const LIMIT: u64 = 4096;
     let product = |layout: Layout| {
@@ -119,7 +119,7 @@ fn products_larger_than_a_binding_are_cut() {
 
 /// The optimiser's pages when they are several times what a binding may hold, or what one row of workgroups covers.
 #[test]
-fn pages_larger_than_a_binding_are_cut() {
+fn every_gpu_cuts_pages_larger_than_a_binding() {
     let of_pages = |case: &Case| ["grad_norm", "adamw"].contains(&case.op);
     let rows: Vec<Case> = cases::all().into_iter().filter(of_pages).collect();
     assert!(rows.len() > 10);

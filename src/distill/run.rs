@@ -7,8 +7,8 @@ use super::recipe::Recipe;
 use super::setup::Setup;
 use super::student::write_folder;
 use super::trainer::{StepReport, Trainer, loss_names};
-use super::{lineage, samples};
-use crate::formats::{Dtype, TensorSpec, Tokenizer, claim_output_dir};
+use super::{folder, lineage, samples};
+use crate::formats::{Dtype, TensorSpec, Tokenizer};
 use crate::models::Decoder;
 use crate::nn::ParamSpec;
 use crate::optim::RING;
@@ -91,15 +91,7 @@ pub struct Outcome {
 /// Follows a recipe. Where the output folder holds checkpoints of the same recipe it goes on from the latest; other
 /// contents are refused unless `overwrite`.
 pub fn distill(recipe: &Recipe, overwrite: bool, observer: Observer<'_>) -> Result<Outcome> {
-    let folder = recipe.output_path.clone();
-    let checkpoints = folder.join("checkpoints");
-    if overwrite && checkpoints.exists() {
-        std::fs::remove_dir_all(&checkpoints).map_err(Error::io("remove", &checkpoints))?;
-    }
-    let saved = checkpoint::latest(&checkpoints)?;
-    if saved.is_none() {
-        claim_output_dir(&folder, overwrite)?;
-    }
+    let saved = folder::claim(&recipe.output_path, overwrite)?;
     let setup = Setup::open(recipe)?;
     if let Some(saved) = &saved {
         saved.check(&recipe.canonical(), &setup.digests)?;
@@ -186,22 +178,36 @@ impl<'a> Run<'a> {
         if self.trainer.step == 0 {
             self.continuations("before")?;
             self.evaluate(observer)?;
+        } else if self.evaluation_is_due() && !self.is_evaluated()? {
+            // Stopped between a step and the measurement that follows it.
+            self.evaluate(observer)?;
         }
         while self.trainer.step < total {
             if self.stretch(observer)?.is_break() {
                 self.save(observer)?;
                 return Err(Error::Cancelled);
             }
-            let (step, args) = (self.trainer.step, &self.recipe.training_args);
-            if step == total || args.eval_steps.is_some_and(|every| step.is_multiple_of(every)) {
+            if self.evaluation_is_due() {
                 self.evaluate(observer)?;
             }
-            if step == total || step.is_multiple_of(args.save_steps) {
+            let step = self.trainer.step;
+            if step == total || step.is_multiple_of(self.recipe.training_args.save_steps) {
                 self.save(observer)?;
             }
         }
         self.continuations("after")?;
         self.export()
+    }
+
+    fn evaluation_is_due(&self) -> bool {
+        let (step, every) = (self.trainer.step, self.recipe.training_args.eval_steps);
+        step == self.trainer.total_steps() || every.is_some_and(|every| step.is_multiple_of(every))
+    }
+
+    /// Whether the metrics have this step's measurement.
+    fn is_evaluated(&self) -> Result<bool> {
+        let records = metrics::read(&self.folder.join("metrics.jsonl"))?;
+        Ok(records.iter().any(|record| matches!(record, Record::Eval(eval) if eval.step == self.trainer.step)))
     }
 
     /// Trains up to the next step at which something is reported, measured or saved.

@@ -155,6 +155,8 @@ impl RowTensors {
     pub fn write(&self, store: &Store, prefix: &str) -> Result<()> {
         store.write(&format!("{prefix}.teacher.ids"), &self.ids)?;
         store.write(&format!("{prefix}.teacher.log_probs"), &self.log_probs)?;
-        store.write(&format!("{prefix}.teacher.tail"), &self.tail)
+        // A loss without a ghost bucket reads none.
+        let tail = format!("{prefix}.teacher.tail");
+        if store.contains(&tail) { store.write(&tail, &self.tail) } else { Ok(()) }
     }
 }
