@@ -106,6 +106,11 @@ impl Store {
         Ok(self.entry(name)?.slice.clone())
     }
 
+    /// Names in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
     /// Writes f32 or u32 values at the start of `name`.
     pub fn write<T: bytemuck::NoUninit>(&self, name: &str, values: &[T]) -> Result<()> {
         self.device.write(&self.entry(name)?.slice, bytemuck::cast_slice(values))
