@@ -84,7 +84,7 @@ fn takes_memory() {
 #[test]
 fn a_run_takes_what_was_planned() {
     let numbers = measured("takes_memory");
-    assert!(numbers["planned"] > 400e6, "too small to measure: {numbers:?}");
+    assert!(numbers["planned"] > 300e6, "too small to measure: {numbers:?}");
     for what in ["allocated", "grown"] {
         let ratio = numbers[what] / numbers["planned"];
         assert!((ratio - 1.0).abs() < 0.05, "{what} is {ratio:.3} times what was planned: {numbers:?}");

@@ -109,6 +109,15 @@ impl Plan {
         self.steps.iter().map(|s| s.cost.flops).sum()
     }
 
+    /// The largest tensor of the plan, in bytes, with the name of an op that touches it.
+    pub fn largest_tensor(&self) -> Option<(u64, &'static str)> {
+        let of = |step: &'_ PlannedStep| {
+            let name = step.op.name();
+            step.inputs.iter().chain(&step.outputs).map(|(t, _)| (t.bytes(), name)).max()
+        };
+        self.steps.iter().filter_map(of).max()
+    }
+
     /// Every dispatch under the given limits, in order.
     pub fn dispatches(&self, caps: &Caps) -> Result<Vec<Dispatch>> {
         let of = |step: &PlannedStep| step.with_node(|node| step.op.dispatches(node, caps));
