@@ -346,3 +346,11 @@ fn recipes_known_to_teach_badly_are_warned_of() {
     assert!(hot.warnings(Some(0.01), &[1.0, 2.0]).is_empty() && hot.warnings(None, &[]).is_empty());
     assert!(parse(LEAST).unwrap().warnings(None, &[])[0].contains("nothing is held out"));
 }
+
+#[test]
+fn the_commented_example_is_a_recipe_without_warnings() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/recipe.yaml");
+    let recipe = Recipe::load(path).unwrap();
+    // A tail mass as in the quickstart.
+    assert_eq!(recipe.warnings(Some(0.11), &[1.0]), Vec::<String>::new());
+}
