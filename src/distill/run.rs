@@ -93,12 +93,9 @@ pub struct Outcome {
 pub fn distill(recipe: &Recipe, overwrite: bool, observer: Observer<'_>) -> Result<Outcome> {
     let folder = recipe.output_path.clone();
     let checkpoints = folder.join("checkpoints");
-    if overwrite && checkpoints.exists() {
-        std::fs::remove_dir_all(&checkpoints).map_err(Error::io("remove", &checkpoints))?;
-    }
-    let saved = checkpoint::latest(&checkpoints)?;
+    let saved = if overwrite { None } else { checkpoint::latest(&checkpoints)? };
     if saved.is_none() {
-        claim_output_dir(&folder, overwrite)?;
+        claim_output_dir(&folder, overwrite || holds_only_a_beginning(&folder))?;
     }
     let setup = Setup::open(recipe)?;
     if let Some(saved) = &saved {
@@ -114,7 +111,39 @@ pub fn distill(recipe: &Recipe, overwrite: bool, observer: Observer<'_>) -> Resu
     if observer(planned).is_break() {
         return Err(Error::Cancelled);
     }
-    Run::start(recipe, setup, saved)?.finish(observer)
+    let mut run = Run::start(recipe, setup, saved)?;
+    if overwrite && checkpoints.exists() {
+        // Only now: a recipe that could not even begin has cost nothing.
+        std::fs::remove_dir_all(&checkpoints).map_err(Error::io("remove", &checkpoints))?;
+    }
+    run.train(observer).map_err(|error| with_checkpoint(error, &checkpoints))?;
+    run.export()
+}
+
+/// Whether `folder` holds nothing but what a run leaves that ended before its first checkpoint: it may begin again.
+fn holds_only_a_beginning(folder: &Path) -> bool {
+    let own = |name: &str| ["metrics.jsonl", "samples-before.json", "checkpoints"].contains(&name);
+    let empty = |path: &Path| {
+        let mut names = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.all(|name| name.to_string_lossy().starts_with("checkpoint-") && name.to_string_lossy().ends_with(".tmp"))
+    };
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().all(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // A killed process may leave the temporary neighbour of a file.
+        let temporary = name.starts_with("samples-before.json.") && name.ends_with(".tmp");
+        temporary || own(&name) && (name != "checkpoints" || empty(&entry.path()))
+    })
+}
+
+/// Says in a training failure which checkpoint is left.
+fn with_checkpoint(error: Error, checkpoints: &Path) -> Error {
+    let Error::NotFinite { what, step, help } = error else { return error };
+    let left = match checkpoint::latest(checkpoints) {
+        Ok(Some(saved)) => format!("the last good checkpoint is {}", saved.path().display()),
+        _ => "no checkpoint had been saved".to_owned(),
+    };
+    Error::NotFinite { what, step, help: format!("{help}; {left}") }
 }
 
 /// A run under way.
@@ -146,10 +175,6 @@ impl<'a> Run<'a> {
                 ..State::default()
             },
         };
-        let metrics = match &saved {
-            Some(_) => metrics::Writer::resume(&folder.join("metrics.jsonl"), state.step)?,
-            None => metrics::Writer::create(&folder.join("metrics.jsonl"))?,
-        };
         let decoder = setup.origin.decoder.clone();
         let generation_config = setup.origin.generation_config.clone();
         let lineage = lineage::Lineage::of(recipe, &setup);
@@ -161,6 +186,11 @@ impl<'a> Run<'a> {
             trainer.cursor = state.cursor;
             restore(saved, &decoder, &trainer)?;
         }
+        // The first file of a run comes after everything that can be refused.
+        let metrics = match &saved {
+            Some(_) => metrics::Writer::resume(&folder.join("metrics.jsonl"), state.step)?,
+            None => metrics::Writer::create(&folder.join("metrics.jsonl"))?,
+        };
         let trained = (0, 0.0);
         Ok(Run {
             recipe,
@@ -178,7 +208,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn finish(mut self, observer: Observer<'_>) -> Result<Outcome> {
+    /// Does the steps that are left.
+    fn train(&mut self, observer: Observer<'_>) -> Result<()> {
         let total = self.trainer.total_steps();
         if observer(Event::Started { step: self.trainer.step, total }).is_break() {
             return Err(Error::Cancelled);
@@ -200,8 +231,7 @@ impl<'a> Run<'a> {
                 self.save(observer)?;
             }
         }
-        self.continuations("after")?;
-        self.export()
+        self.continuations("after")
     }
 
     /// Trains up to the next step at which something is reported, measured or saved.
