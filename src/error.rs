@@ -122,6 +122,17 @@ impl Error {
         Error::Internal(what.into())
     }
 
+    /// The same message, said of something inside `place`.
+    pub fn inside(self, place: impl fmt::Display) -> Error {
+        match self {
+            Error::Input(mut complaint) => {
+                complaint.place = format!("{place}: {}", complaint.place);
+                Error::Input(complaint)
+            }
+            other => other,
+        }
+    }
+
     /// The candidate nearest to a misspelt `word`, for "did you mean" hints.
     pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
         candidates
@@ -139,16 +150,31 @@ impl fmt::Display for Error {
             Error::Input(c) => c.fmt(f),
             Error::Io { action, path, source } => {
                 write!(f, "cannot {action} {}: {source}", path.display())?;
-                if source.kind() == std::io::ErrorKind::StorageFull {
-                    write!(f, "; free some space and run the same command again: it resumes")?;
+                match remedy(source.kind()) {
+                    Some(help) => write!(f, "; {help}"),
+                    None => Ok(()),
                 }
-                Ok(())
             }
             Error::Device { what, help } => write!(f, "device: {what}; {help}"),
             Error::NotFinite { what, step, help } => write!(f, "{what} is not finite at step {step}; {help}"),
             Error::Cancelled => write!(f, "cancelled"),
             Error::Internal(what) => write!(f, "internal error: {what} (please report this)"),
         }
+    }
+}
+
+/// What to do about the system's commonest refusals.
+fn remedy(kind: std::io::ErrorKind) -> Option<&'static str> {
+    use std::io::ErrorKind as Kind;
+    match kind {
+        Kind::StorageFull | Kind::QuotaExceeded => Some("free some space and run the same command again: it resumes"),
+        Kind::FileTooLarge => Some("raise the limit on file sizes, or write to another file system"),
+        Kind::NotFound => Some("check the path; a relative one begins at the working directory"),
+        Kind::IsADirectory => Some("name a file inside it"),
+        Kind::NotADirectory => Some("name a folder"),
+        Kind::PermissionDenied => Some("ask for permission, or name another place"),
+        Kind::ReadOnlyFilesystem => Some("write to another place"),
+        _ => None,
     }
 }
 

@@ -13,6 +13,9 @@ use std::ops::ControlFlow;
 /// Prompt tokens that go through the network at once.
 const PREFILL: usize = 32;
 
+/// Longest context: above what any model has, and low enough that no count overflows.
+const MAX_CONTEXT: usize = 1 << 24;
+
 /// How the next token is chosen.
 #[derive(Debug, Clone)]
 pub struct Sampling {
@@ -36,6 +39,18 @@ impl Default for Sampling {
     }
 }
 
+impl Sampling {
+    fn check(&self) -> Result<()> {
+        let rule = |holds: bool, name: &str, expected: &str, found: &dyn std::fmt::Display| match holds {
+            true => Ok(()),
+            false => Error::at("sampling").field(format!("`{name}`")).expected(expected).found(found).err(),
+        };
+        rule(self.max_tokens > 0, "max_tokens", "at least 1", &self.max_tokens)?;
+        rule(self.temperature >= 0.0, "temperature", "0 (the likeliest token) or more", &self.temperature)?;
+        rule(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "above 0 and at most 1", &self.top_p)
+    }
+}
+
 /// A model ready to continue texts of up to a fixed number of tokens.
 pub struct Generator {
     decoder: Decoder,
@@ -51,6 +66,10 @@ impl Generator {
     /// Tokens from `vocabulary` on (padding of the embedding) are never chosen.
     pub fn new(device: &Device, folder: &ModelFolder, context: usize, vocabulary: usize) -> Result<Generator> {
         let decoder = models::from_config(folder.path(), &folder.config)?;
+        if context > MAX_CONTEXT {
+            let place = Error::at("the context (prompt and `max_tokens`)").expected(format!("at most {MAX_CONTEXT}"));
+            return place.found(format!("{context} tokens")).help("ask for fewer tokens").err();
+        }
         let mut store = Store::new(device);
         decoder.allocate(&mut store, "", context)?;
         models::load_parameters(&decoder, &store, "", &folder.tensors, None)?;
@@ -78,6 +97,7 @@ impl Generator {
         sampling: &Sampling,
         on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Vec<u32>> {
+        sampling.check()?;
         self.check(prompt)?;
         let (last, before) = prompt.split_last().ok_or_else(|| Error::internal("an empty prompt"))?;
         let mut position = 0;

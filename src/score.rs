@@ -67,6 +67,11 @@ impl Scorer {
         runner.run()?;
         let nll = pollster::block_on(runner.read_f32("nll"))?;
         let positions = tokens.len() - 1;
+        if nll[..positions].iter().any(|x| !x.is_finite()) {
+            let found = "a number that is not finite";
+            let help = "the model computes no probabilities: check its weights, and the device with `potstill doctor`";
+            return Error::at("a text").field("log-probabilities").expected("numbers").found(found).help(help).err();
+        }
         let log_probs = std::iter::once(None).chain(nll[..positions].iter().map(|nll| Some(-nll))).collect();
         let mut best = Vec::new();
         if top > 0 {
@@ -96,7 +101,10 @@ impl Scorer {
         }
         match tokens.iter().find(|&&token| token as usize >= self.vocabulary) {
             None => Ok(()),
-            Some(token) => place.expected(format!("tokens below {}", self.vocabulary)).found(token).err(),
+            Some(token) => {
+                let place = place.expected(format!("tokens below {}", self.vocabulary)).found(token);
+                place.help("tokenise the text with this model's tokenizer").err()
+            }
         }
     }
 

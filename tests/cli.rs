@@ -234,7 +234,7 @@ fn the_doctor_names_the_adapters_when_none_fits() {
     let output = potstill(&["doctor", "--device", "gpu:no-such-card"]);
     let message = text(&output.stderr);
     assert_eq!(code(&output), 1);
-    assert!(message.starts_with("error: --device: expected a GPU matching `no-such-card`: found "), "{message}");
+    assert!(message.starts_with("error: device: expected a GPU matching `no-such-card`: found "), "{message}");
     assert!(text(&output.stdout).contains("Adapters:"));
 }
 

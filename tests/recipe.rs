@@ -10,7 +10,7 @@ const FULL: &str = r#"
 project_name: ship's cat
 output_path: out/cat
 seed: 7
-device: llvmpipe
+device: gpu:llvmpipe
 sequence_length: 256
 model: { layers_of: teachers/smol, layers: [0, 1, 14, 29] }
 teacher: { kind: hf, path: teachers/smol }
@@ -59,7 +59,7 @@ fn full() -> Recipe {
         project_name: Some("ship's cat".into()),
         output_path: "out/cat".into(),
         seed: 7,
-        device: "llvmpipe".into(),
+        device: "gpu:llvmpipe".into(),
         sequence_length: 256,
         model: Student::Layers { layers_of: "teachers/smol".into(), layers: vec![0, 1, 14, 29] },
         teacher: Some(Teacher::Live { path: "teachers/smol".into() }),

@@ -16,7 +16,7 @@ pub(super) fn run(cli: &Cli, args: &GenerateArgs) -> Result<()> {
     let prompt = prompt(args, &tokenizer)?;
     let mut stop = model.eos_ids();
     stop.extend(tokenizer.eos_id());
-    let context = prompt.len() + args.max_tokens;
+    let context = prompt.len().saturating_add(args.max_tokens);
     let mut generator = Generator::new(&device, &model, context, tokenizer.vocab_size())?;
     let sampling = Sampling {
         max_tokens: args.max_tokens,

@@ -31,6 +31,10 @@ const LAYERS: [usize; 9] = [0, 1, 5, 10, 15, 20, 25, 28, 29];
 
 pub(super) fn run(cli: &Cli, args: &QuickstartArgs) -> Result<()> {
     let start = std::time::Instant::now();
+    if args.tokens < CONTEXT * BATCH {
+        let expected = format!("at least {}, the tokens of a step", CONTEXT * BATCH);
+        return Error::at("--tokens").expected(expected).found(args.tokens).help("40960 is the default").err();
+    }
     let (teacher, text) = (assets::teacher(&args.cache)?, assets::text(&args.cache)?);
     say(&format!("teacher: {}; text: {}", teacher.name, text.name));
     let folder = args.cache.join("quickstart");
@@ -38,7 +42,7 @@ pub(super) fn run(cli: &Cli, args: &QuickstartArgs) -> Result<()> {
     let model = ModelFolder::open(&teacher.path)?;
     let tokenizer = model.tokenizer()?;
     let dataset = folder.join(format!("text-{}.jsonl", args.tokens));
-    write_dataset(&tokenizer, &text.path, &dataset, args.tokens + HELD_OUT * CONTEXT)?;
+    write_dataset(&tokenizer, &text.path, &dataset, args.tokens.saturating_add(HELD_OUT * CONTEXT))?;
     let corpus = Arc::new(read_corpus(&tokenizer, &CorpusOptions::new(vec![dataset.clone()]))?);
 
     let shards = folder.join(format!("shards-{}", args.tokens));

@@ -32,15 +32,17 @@ pub(super) fn run(cli: &Cli, args: &ScoreArgs) -> Result<()> {
             continue;
         }
         let ids = input_ids(&line, &place, &tokenizer)?;
-        let scored = scorer.score(&ids).map_err(|error| Error::at(&place).found(error).error())?;
+        let scored = scorer.score(&ids).map_err(|error| error.inside(&place))?;
         print(&format!("{}\n", output(&ids, &scored, args.top > 0)))?;
     }
     Ok(())
 }
 
 fn input_ids(line: &str, place: &str, tokenizer: &Result<Tokenizer>) -> Result<Vec<u32>> {
-    let row: Map<String, Value> =
-        serde_json::from_str(line).map_err(|e| Error::at(place).expected("a JSON object").found(e).error())?;
+    let row: Map<String, Value> = serde_json::from_str(line).map_err(|e| {
+        let help = "write one object a line, with `text` or `input_ids`";
+        Error::at(place).expected("a JSON object").found(e).help(help).error()
+    })?;
     match (row.get("text"), row.get("input_ids")) {
         (Some(Value::String(text)), None) => match tokenizer {
             Ok(tokenizer) => tokenizer.encode(text, true),
@@ -52,12 +54,15 @@ fn input_ids(line: &str, place: &str, tokenizer: &Result<Tokenizer>) -> Result<V
         (None, Some(Value::Array(ids))) => {
             let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
             ids.iter().map(id).collect::<Option<_>>().ok_or_else(|| {
-                Error::at(place).field("`input_ids`").expected("a list of token ids").found("something else").error()
+                let place =
+                    Error::at(place).field("`input_ids`").expected("a list of token ids").found("something else");
+                place.help("write whole numbers from 0, as in [12, 5, 7]").error()
             })
         }
         _ => Error::at(place)
             .expected("either `text` (a string) or `input_ids` (a list)")
             .found("neither, or both")
+            .help("name the field that holds the text `text`")
             .err(),
     }
 }

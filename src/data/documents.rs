@@ -146,7 +146,13 @@ fn wrong_kind(path: &Path) -> Error {
 
 /// Adds a named file, or the files of a folder in the byte order of their paths.
 fn collect(path: &Path, files: &mut VecDeque<PathBuf>) -> Result<()> {
-    if !std::fs::metadata(path).map_err(Error::io("read", path))?.is_dir() {
+    let found = std::fs::metadata(path);
+    if found.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        let complaint = Error::file(path).expected("a .txt or .jsonl file, or a folder of them");
+        let help = "check the path; a relative one begins at the working directory";
+        return complaint.found("nothing of this name").help(help).err();
+    }
+    if !found.map_err(Error::io("read", path))?.is_dir() {
         if !["txt", "jsonl"].contains(&extension(path)) {
             return Err(wrong_kind(path));
         }

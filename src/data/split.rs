@@ -56,11 +56,11 @@ pub fn split(corpus: &Corpus, length: usize, holdout: Holdout) -> Result<Parts> 
         Holdout::Documents { fraction, seed } => by_hash(corpus, check(fraction)?, seed),
     };
     if parts.train.is_empty() || (parts.held_out.is_empty() && holdout != Holdout::Nothing) {
-        return Error::at("held-out split")
+        return Error::at("the dataset")
+            .field("held-out split")
             .expected("tokens on both sides")
             .found(format!(
-                "{} documents of {} tokens in sequences of {length}, from which {holdout:?} leaves {} to learn and {} \
-                 to measure",
+                "{} documents of {} tokens in sequences of {length}, which leaves {} to learn and {} to measure",
                 corpus.documents(),
                 corpus.ids().len(),
                 parts.train.iter().map(Range::len).sum::<usize>(),

@@ -81,7 +81,7 @@ impl FromStr for Choice {
             "gpu" => Ok(Choice::Gpu(String::new())),
             _ => match text.strip_prefix("gpu:") {
                 Some(filter) if !filter.is_empty() => Ok(Choice::Gpu(filter.to_lowercase())),
-                _ => Error::at("--device")
+                _ => Error::at("device")
                     .expected("`auto`, `cpu`, `gpu` or `gpu:PART-OF-ITS-NAME`")
                     .found(format!("`{text}`"))
                     .help("`potstill doctor` lists the adapters")
@@ -113,11 +113,16 @@ impl Choice {
                 let adapter = found.iter().find(|a| matches(a, filter));
                 adapter.map(Some).ok_or_else(|| {
                     let names: Vec<_> = found.iter().map(|a| a.to_string()).collect();
+                    let help = if names.is_empty() {
+                        "install a Vulkan driver (Linux: the mesa-vulkan-drivers package), or compute on `cpu`"
+                    } else {
+                        "name a part of one of these, or compute on `cpu`"
+                    };
                     let found = if names.is_empty() { "no adapter at all".to_owned() } else { names.join(", ") };
-                    Error::at("--device")
+                    Error::at("device")
                         .expected(if filter.is_empty() { "a GPU".into() } else { format!("a GPU matching `{filter}`") })
                         .found(found)
-                        .help("install a Vulkan driver (Linux: the mesa-vulkan-drivers package), or use `--device cpu`")
+                        .help(help)
                         .error()
                 })
             }

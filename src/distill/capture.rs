@@ -48,6 +48,24 @@ impl Default for CaptureOptions {
     }
 }
 
+impl CaptureOptions {
+    /// What the shard set's own check cannot see.
+    fn check(&self) -> Result<()> {
+        let rule = |holds: bool, name: &str, expected: &str, found: usize| match holds {
+            true => Ok(()),
+            false => Error::at("capture").field(format!("`{name}`")).expected(expected).found(found).err(),
+        };
+        let (length, batch) = (self.sequence_length, self.batch_size);
+        rule((1..=MAX_TOKENS).contains(&length), "sequence_length", "1 to 16777216 tokens", length)?;
+        rule(batch > 0, "batch_size", "at least 1 sequence", batch)?;
+        let tokens = length.checked_mul(batch).is_some_and(|tokens| tokens <= MAX_TOKENS);
+        rule(tokens, "batch_size", "at most 16777216 tokens (sequences times `sequence_length`) at a time", batch)
+    }
+}
+
+/// Most tokens of a batch: far above what any memory holds, and low enough that no count overflows.
+const MAX_TOKENS: usize = 1 << 24;
+
 /// How far a capture is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -71,6 +89,7 @@ pub fn capture(
     planned: &mut dyn FnMut(&Memory),
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Manifest> {
+    options.check()?;
     let tokenizer = teacher.tokenizer()?;
     let decoder = models::from_config(teacher.path(), &teacher.config)?;
     let spec = set_spec(teacher, &decoder, &tokenizer, corpus, options);

@@ -1,10 +1,10 @@
 //! From files to a tokenised corpus with a model's tokenizer and chat template.
 
-use crate::Result;
 use crate::data::chat::ChatTemplate;
 use crate::data::documents::{self, Split};
 use crate::data::tokens::{Corpus, Encoded, Tokenise};
 use crate::formats::Tokenizer;
+use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -46,6 +46,10 @@ pub fn chat_template(tokenizer: &Tokenizer, now: i64) -> Result<Option<ChatTempl
 
 /// Reads and tokenises.
 pub fn read_corpus(tokenizer: &Tokenizer, options: &CorpusOptions) -> Result<Corpus> {
+    if options.limit == Some(0) {
+        let complaint = Error::at("the dataset").field("limit of tokens").expected("at least 1").found(0);
+        return complaint.help("leave the limit out to read everything").err();
+    }
     let template = chat_template(tokenizer, options.now)?;
     let encode = |text: &str| -> Result<Encoded> {
         let (ids, ends) = tokenizer.encode_with_ends(text)?;

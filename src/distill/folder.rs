@@ -25,11 +25,8 @@ const WRITTEN: [&str; 9] = [
 /// Makes `folder` the run's own and returns the checkpoint to go on from, if there is one. A folder that holds
 /// anything else than an earlier part of a run is refused unless `overwrite`.
 pub(super) fn claim(folder: &Path, overwrite: bool) -> Result<Option<Checkpoint>> {
-    let checkpoints = folder.join("checkpoints");
-    if overwrite && checkpoints.exists() {
-        fs::remove_dir_all(&checkpoints).map_err(Error::io("remove", &checkpoints))?;
-    }
-    let saved = checkpoint::latest(&checkpoints)?;
+    // What is overwritten stays until the new run has begun: a recipe that could not even begin has cost nothing.
+    let saved = if overwrite { None } else { checkpoint::latest(&folder.join("checkpoints"))? };
     if saved.is_none() && !(folder.is_dir() && barely_begun(folder)?) {
         claim_output_dir(folder, overwrite)?;
     }

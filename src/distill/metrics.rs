@@ -159,7 +159,8 @@ impl Writer {
     /// Errors with [`Error::NotFinite`] if a number of it is not finite; nothing is written then.
     pub fn write(&mut self, record: &Record) -> Result<()> {
         if let Some(name) = record.not_finite() {
-            let help = "lower `training_args.learning_rate` and resume from the last checkpoint".to_string();
+            let help =
+                "lower `learning_rate`, raise `warmup_steps` or clip with `max_grad_norm`, and start anew".to_string();
             return Err(Error::NotFinite { what: format!("`{name}`"), step: record.step(), help });
         }
         let mut line = serde_json::to_vec(record).map_err(|e| Error::internal(e.to_string()))?;

@@ -29,7 +29,7 @@ pub struct Recipe {
     pub output_path: PathBuf,
     /// Of everything random but the student's first weights; default 42.
     pub seed: u64,
-    /// `auto`, `cpu`, `gpu` or part of an adapter's name; default `auto`.
+    /// `auto`, `cpu`, `gpu`, or `gpu:NAME` with a part of an adapter's name; default `auto`.
     pub device: String,
     /// T, the number of tokens in a packed sequence.
     pub sequence_length: usize,

@@ -92,6 +92,7 @@ pub struct Outcome {
 /// contents are refused unless `overwrite`.
 pub fn distill(recipe: &Recipe, overwrite: bool, observer: Observer<'_>) -> Result<Outcome> {
     let saved = folder::claim(&recipe.output_path, overwrite)?;
+    let checkpoints = recipe.output_path.join("checkpoints");
     let setup = Setup::open(recipe)?;
     if let Some(saved) = &saved {
         saved.check(&recipe.canonical(), &setup.digests)?;
@@ -106,7 +107,23 @@ pub fn distill(recipe: &Recipe, overwrite: bool, observer: Observer<'_>) -> Resu
     if observer(planned).is_break() {
         return Err(Error::Cancelled);
     }
-    Run::start(recipe, setup, saved)?.finish(observer)
+    let mut run = Run::start(recipe, setup, saved)?;
+    if overwrite && checkpoints.exists() {
+        // Only now: a recipe that could not even begin has cost nothing.
+        std::fs::remove_dir_all(&checkpoints).map_err(Error::io("remove", &checkpoints))?;
+    }
+    run.train(observer).map_err(|error| with_checkpoint(error, &checkpoints))?;
+    run.export()
+}
+
+/// Says in a training failure which checkpoint is left.
+fn with_checkpoint(error: Error, checkpoints: &Path) -> Error {
+    let Error::NotFinite { what, step, help } = error else { return error };
+    let left = match checkpoint::latest(checkpoints) {
+        Ok(Some(saved)) => format!("the last good checkpoint is {}", saved.path().display()),
+        _ => "no checkpoint had been saved".to_owned(),
+    };
+    Error::NotFinite { what, step, help: format!("{help}; {left}") }
 }
 
 /// A run under way.
@@ -138,10 +155,6 @@ impl<'a> Run<'a> {
                 ..State::default()
             },
         };
-        let metrics = match &saved {
-            Some(_) => metrics::Writer::resume(&folder.join("metrics.jsonl"), state.step)?,
-            None => metrics::Writer::create(&folder.join("metrics.jsonl"))?,
-        };
         let decoder = setup.origin.decoder.clone();
         let generation_config = setup.origin.generation_config.clone();
         let lineage = lineage::Lineage::of(recipe, &setup);
@@ -153,6 +166,11 @@ impl<'a> Run<'a> {
             trainer.cursor = state.cursor;
             restore(saved, &decoder, &trainer)?;
         }
+        // The first file of a run comes after everything that can be refused.
+        let metrics = match &saved {
+            Some(_) => metrics::Writer::resume(&folder.join("metrics.jsonl"), state.step)?,
+            None => metrics::Writer::create(&folder.join("metrics.jsonl"))?,
+        };
         let trained = (0, 0.0);
         Ok(Run {
             recipe,
@@ -170,7 +188,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn finish(mut self, observer: Observer<'_>) -> Result<Outcome> {
+    /// Does the steps that are left.
+    fn train(&mut self, observer: Observer<'_>) -> Result<()> {
         let total = self.trainer.total_steps();
         if observer(Event::Started { step: self.trainer.step, total }).is_break() {
             return Err(Error::Cancelled);
@@ -195,8 +214,7 @@ impl<'a> Run<'a> {
                 self.save(observer)?;
             }
         }
-        self.continuations("after")?;
-        self.export()
+        self.continuations("after")
     }
 
     fn evaluation_is_due(&self) -> bool {

@@ -68,11 +68,12 @@ impl Setup {
     pub fn open(recipe: &Recipe) -> Result<Setup> {
         let device = pollster::block_on(recipe.device.parse::<Choice>()?.open())?;
         let source = recipe.tokenizer_source().ok_or_else(|| {
-            Error::at("the recipe's `model.tokenizer`").expected("whose tokenizer to use").found("nothing").error()
+            let help = "name a model folder, GGUF file or hub id there: the teacher's";
+            Error::at("the recipe's `model.tokenizer`").expected("whose tokenizer to use").found("nothing").help(help)
         })?;
         let tokenizer = open_tokenizer(&source)?;
         let origin = Origin::open(&recipe.model)?;
-        check_vocabulary(&tokenizer, &origin.decoder, "the student")?;
+        check_vocabulary(&tokenizer, &origin.decoder, &format!("the student, {}", origin.lineage))?;
         let text = Text::read(recipe, &tokenizer)?;
         let mut digests = BTreeMap::from([
             ("student".to_owned(), origin.digest.clone()),
@@ -222,7 +223,7 @@ fn check_vocabulary(tokenizer: &Tokenizer, decoder: &Decoder, who: &str) -> Resu
         .field("`vocab_size`")
         .expected(format!("at least {}, the tokenizer's ids", tokenizer.vocab_size()))
         .found(decoder.config.vocab_size)
-        .help("model and tokenizer do not belong together")
+        .help("model and tokenizer do not belong together: take the tokenizer the model was trained with")
         .err()
 }
 
@@ -233,14 +234,15 @@ fn open_teacher(recipe: &Recipe, tokenizer: &Tokenizer, digests: &mut BTreeMap<S
         (Some(Teacher::Live { path }), Some(_)) => {
             let folder = open_model(path)?;
             let decoder = models::from_config(folder.path(), &folder.config)?;
-            check_vocabulary(tokenizer, &decoder, "the teacher")?;
-            let theirs = folder.tokenizer()?.digest();
-            if theirs != tokenizer.digest() {
-                return Error::at("the teacher")
+            check_vocabulary(tokenizer, &decoder, &format!("the teacher, `{path}`"))?;
+            let theirs = folder.tokenizer()?;
+            if theirs.digest() != tokenizer.digest() {
+                let words = |t: &Tokenizer| format!("{} tokens, digest {}", t.vocab_size(), t.digest());
+                return Error::at(format!("the teacher, `{path}`"))
                     .field("tokenizer")
-                    .expected(format!("the student's ({})", tokenizer.digest()))
-                    .found(theirs)
-                    .help("teacher and student must share a tokenizer")
+                    .expected(format!("the student's ({})", words(tokenizer)))
+                    .found(words(&theirs))
+                    .help("take a teacher and a student that share a tokenizer")
                     .err();
             }
             digests.insert("teacher".into(), folder.digest());

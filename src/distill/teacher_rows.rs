@@ -40,7 +40,9 @@ impl TeacherRows {
         temperature: f64,
     ) -> Result<TeacherRows> {
         let reader = Reader::open(path)?;
-        reader.manifest().check_compatible(&tokenizer.digest(), tokenizer.vocab_size() as u32, Some(corpus))?;
+        let compatible =
+            reader.manifest().check_compatible(&tokenizer.digest(), tokenizer.vocab_size() as u32, Some(corpus));
+        compatible.map_err(|error| error.inside(path.display()))?;
         let spec = reader.spec();
         if spec.context_length as usize != context {
             return Error::file(path)

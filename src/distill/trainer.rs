@@ -181,8 +181,8 @@ fn finite(report: &StepReport) -> Result<()> {
     } else {
         return Ok(());
     };
-    let help = "lower `learning_rate`, raise `warmup_steps` or clip with `max_grad_norm`; the last checkpoint is good";
-    Err(Error::NotFinite { what: what.into(), step: report.step, help: help.into() })
+    let help = "lower `learning_rate`, raise `warmup_steps` or clip with `max_grad_norm`, and start anew".to_owned();
+    Err(Error::NotFinite { what: what.into(), step: report.step, help })
 }
 
 /// The recipe's losses by name, in order.

@@ -116,7 +116,7 @@ pub fn claim_output_dir(path: &Path, overwrite: bool) -> Result<()> {
             Error::file(path)
                 .expected("a new or empty directory to write into")
                 .found(format!("{} in it", entry.to_string_lossy()))
-                .help("name another directory, or ask for it to be overwritten")
+                .help("name another directory, or ask for it to be overwritten (`--overwrite`)")
                 .err()
         }
         _ => Ok(()),

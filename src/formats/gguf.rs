@@ -53,7 +53,9 @@ impl GgufHeader {
         let mut cursor = Cursor { path, bytes, at: 0 };
         let magic = cursor.take(4, "the magic bytes")?;
         if magic != b"GGUF" {
-            return Error::file(path).expected("a GGUF file").found(format!("{magic:02x?} at its start")).err();
+            let complaint = Error::file(path).expected("a GGUF file, which begins with \"GGUF\"");
+            let found = format!("{:?} at its start", String::from_utf8_lossy(magic));
+            return complaint.found(found).help("it is another kind of file, or damaged: fetch it again").err();
         }
         let version = cursor.u32("the version")?;
         if version != 2 && version != 3 {

@@ -167,7 +167,8 @@ impl Tensors {
             return Ok(());
         }
         let found = format!("{:?}", entry.shape);
-        self.complaint(entry, name).expected(format!("shape {shape:?}")).found(found).err()
+        let complaint = self.complaint(entry, name).expected(format!("shape {shape:?}")).found(found);
+        complaint.help("config.json and weights do not belong together: take both from one place").err()
     }
 
     /// A tensor's values as f32, row-major.
@@ -187,7 +188,8 @@ impl Tensors {
         }
         let Some((values, size)) = entry.dtype.block() else {
             let found = entry.dtype;
-            return self.complaint(entry, name).expected("F32, F16, BF16 or a GGUF quantisation").found(found).err();
+            let complaint = self.complaint(entry, name).expected("F32, F16, BF16 or a GGUF quantisation").found(found);
+            return complaint.help("convert the weights to one of these first").err();
         };
         let bytes = &self.files[entry.file].1[entry.range.clone()];
         // The unit of decoding: a row where rows move, otherwise whole blocks of whatever rows.
@@ -238,7 +240,7 @@ impl Tensors {
             let complaint = complaint.field(format!("tensor `{name}`")).expected("a tensor").found("none of this name");
             match Error::nearest(name, self.names()) {
                 Some(near) => complaint.help(format!("the nearest name is `{near}`")).error(),
-                None => complaint.error(),
+                None => complaint.help("config.json and weights do not belong together").error(),
             }
         })
     }

@@ -67,6 +67,14 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A positive integer up to `most`: above it no model is, and the counts made of it could overflow.
+    pub fn at_most(&self, name: &str, most: usize) -> Result<usize> {
+        match self.usize(name)? {
+            n if n <= most => Ok(n),
+            _ => self.wrong(name, &format!("at most {most}")),
+        }
+    }
+
     /// A positive integer, or `default` where the field is absent.
     pub fn usize_or(&self, name: &str, default: usize) -> Result<usize> {
         if self.get(name).is_none() { Ok(default) } else { self.usize(name) }

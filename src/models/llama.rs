@@ -6,14 +6,11 @@ use crate::nn::rotary::{Rope, RopeScaling};
 use serde_json::Value;
 use std::path::Path;
 
-/// More layers than any model has: a number above it is a damaged file, and recording it would take for ever.
-const MAX_LAYERS: usize = 4096;
-
 /// Reads a `config.json` of `model_type: llama` (transformers' LlamaConfig; absent fields take its defaults).
 pub(super) fn config(place: &Path, value: &Value) -> Result<DecoderConfig> {
     let fields = Fields::new(place, value);
-    let heads = fields.usize("num_attention_heads")?;
-    let hidden = fields.usize("hidden_size")?;
+    let heads = fields.at_most("num_attention_heads", 1 << 12)?;
+    let hidden = fields.at_most("hidden_size", 1 << 20)?;
     let kv_heads = fields.usize_or("num_key_value_heads", heads)?;
     if heads % kv_heads != 0 {
         return fields.refuse("num_key_value_heads", &format!("a divisor of the {heads} attention heads"));
@@ -24,17 +21,16 @@ pub(super) fn config(place: &Path, value: &Value) -> Result<DecoderConfig> {
     if fields.str_or("hidden_act", "silu")? != "silu" {
         return fields.refuse("hidden_act", "`silu`");
     }
-    let layers = fields.usize("num_hidden_layers")?;
-    if layers > MAX_LAYERS {
-        return fields.refuse("num_hidden_layers", &format!("at most {MAX_LAYERS}"));
-    }
     let head_dim = fields.usize_or("head_dim", hidden / heads)?;
+    if head_dim > 1 << 14 {
+        return fields.refuse("head_dim", "at most 16384");
+    }
     let max_position_embeddings = fields.usize_or("max_position_embeddings", 2048)?;
     Ok(DecoderConfig {
-        vocab_size: fields.usize("vocab_size")?,
+        vocab_size: fields.at_most("vocab_size", 1 << 24)?,
         hidden_size: hidden,
-        intermediate_size: fields.usize("intermediate_size")?,
-        num_hidden_layers: layers,
+        intermediate_size: fields.at_most("intermediate_size", 1 << 20)?,
+        num_hidden_layers: fields.at_most("num_hidden_layers", 1 << 12)?,
         num_attention_heads: heads,
         num_key_value_heads: kv_heads,
         head_dim,

@@ -18,6 +18,15 @@ const FAMILIES: [&str; 1] = ["llama"];
 
 /// Reads a transformers `config.json` value; `place` names it in errors.
 pub fn from_config(place: &Path, config: &Value) -> Result<Decoder> {
+    if let Some(found) = config.get("quantization_config").filter(|value| !value.is_null()) {
+        let method = found.get("quant_method").and_then(Value::as_str).unwrap_or("of some kind");
+        return Error::file(place)
+            .field("`quantization_config`")
+            .expected("weights stored as F32, F16 or BF16, or a .gguf file")
+            .found(format!("quantisation `{method}`"))
+            .help("take the model's unquantised folder, or a GGUF of it")
+            .err();
+    }
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("");
     let config = match kind {
         "llama" => llama::config(place, config)?,
@@ -26,7 +35,7 @@ pub fn from_config(place: &Path, config: &Value) -> Result<Decoder> {
                 .field("`model_type`")
                 .expected(format!("one of {}", FAMILIES.join(", ")))
                 .found(if kind.is_empty() { "nothing".to_owned() } else { format!("`{kind}`") })
-                .help("only these decoder families are supported")
+                .help("take a model of one of these families")
                 .err();
         }
     };

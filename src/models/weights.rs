@@ -88,10 +88,21 @@ pub fn load_parameters(
     let mut values = Vec::new();
     for spec in &specs {
         values.resize(spec.shape.numel(), 0.0);
-        tensors.read_f32_into(&source_name(&spec.name), &mut values)?;
+        let name = source_name(&spec.name);
+        tensors.read_f32_into(&name, &mut values)?;
+        if let Some((at, found)) = not_finite(&values) {
+            let complaint = Error::file(tensors.file(&name)?).field(format!("tensor `{name}`"));
+            let complaint = complaint.expected("finite numbers").found(format!("{found} at value {at}"));
+            return complaint.help("the weights are damaged: fetch or train them again").err();
+        }
         store.write(&format!("{prefix}{}", spec.name), &values)?;
     }
     Ok(())
+}
+
+/// The first value that is not finite, and where.
+fn not_finite(values: &[f32]) -> Option<(usize, f32)> {
+    values.iter().position(|x| !x.is_finite()).map(|at| (at, values[at]))
 }
 
 /// Random parameters as transformers initialises them: matrices normal with `initializer_range` (0.02 if the

@@ -17,17 +17,26 @@ pub fn temporary(path: &Path) -> PathBuf {
 /// Writes `parts` one after another as the file `path`.
 pub fn write_atomic(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let temporary = temporary(path);
-    step()?;
-    let mut file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
-    for part in parts {
-        write_all(&mut file, part, &temporary)?;
+    let written = write_temporary(&temporary, parts);
+    if matches!(written, Err(Error::Io { .. })) {
+        // On a full disk what was written is in the way of everyone.
+        let _ = fs::remove_file(&temporary);
     }
-    step()?;
-    file.sync_all().map_err(Error::io("sync", &temporary))?;
-    step()?;
+    written?;
     fs::rename(&temporary, path).map_err(Error::io("rename", &temporary))?;
     step()?;
     sync_parent(path)
+}
+
+fn write_temporary(temporary: &Path, parts: &[&[u8]]) -> Result<()> {
+    step()?;
+    let mut file = File::create(temporary).map_err(Error::io("create", temporary))?;
+    for part in parts {
+        write_all(&mut file, part, temporary)?;
+    }
+    step()?;
+    file.sync_all().map_err(Error::io("sync", temporary))?;
+    step()
 }
 
 /// Appends `bytes` to an open file and syncs it.

@@ -41,6 +41,11 @@ impl Reader {
                 .help("run the same capture again: it resumes")
                 .err();
         }
+        if !path.is_file() {
+            let found = if dir.exists() { "no manifest.json in it" } else { "nothing of this name" };
+            let help = "record one with `potstill capture`, or check the path";
+            return Error::file(dir).expected("a shard set").found(found).help(help).err();
+        }
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
         let manifest = Manifest::parse(&bytes, &path)?;
         let verified = manifest.shards.iter().map(|_| OnceLock::new()).collect();

@@ -130,13 +130,15 @@ impl SetSpec {
     /// Refuses a spec that no set can have; `place` heads the message.
     pub fn validate(&self, place: &Path) -> Result<()> {
         let refuse = |field: &str, expected: &str, found: &dyn fmt::Display| {
-            Error::file(place).field(format!("`{field}`")).expected(expected).found(found).err()
+            let help = "change what is asked of the capture";
+            Error::file(place).field(format!("`{field}`")).expected(expected).found(found).help(help).err()
         };
         if self.vocab_size > MAX_VOCAB {
             return refuse("vocab_size", "at most 16777216", &self.vocab_size);
         }
         if self.real_vocab_size < 2 || self.real_vocab_size > self.vocab_size {
-            return refuse("real_vocab_size", "2 to `vocab_size`", &self.real_vocab_size);
+            let expected = format!("2 to {}, the model's `vocab_size`", self.vocab_size);
+            return refuse("real_vocab_size", &expected, &self.real_vocab_size);
         }
         if self.context_length == 0 || self.rows == 0 || self.rows_per_shard == 0 {
             let found = format!("{}, {}, {}", self.context_length, self.rows, self.rows_per_shard);
@@ -161,7 +163,7 @@ impl SetSpec {
         }
         match self.record {
             Record::TopK { k, .. } if k == 0 || k > self.real_vocab_size => {
-                refuse("record.k", "1 to `real_vocab_size`", &k)
+                refuse("record.k", &format!("1 to {}, the tokenizer's ids", self.real_vocab_size), &k)
             }
             Record::TopK { log_probs: LogProbType::Unorm(bits), .. } if !(8..=16).contains(&bits) => {
                 refuse("record.log_probs", "unorm8 to unorm16", &bits)

@@ -210,6 +210,10 @@ fn refuse_other_contents(dir: &Path) -> Result<()> {
     let own = disk::temporary(Path::new(JOURNAL_FILE));
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+            let complaint = Error::file(dir).expected("a folder to write shards into").found("a file");
+            return complaint.help("write to another folder").err();
+        }
         entries => entries.map_err(Error::io("list", dir))?,
     };
     for entry in entries {

@@ -3,12 +3,16 @@
 use std::path::Path;
 
 use super::*;
+use crate::device::Choice;
 use crate::{Error, Result};
 
 /// Above this mean tail mass, pure ghost KL taught worse than plain text in every run measured (a 43k-parameter
 /// transformer from scratch with top-12 and top-50 records; a pruned SmolLM2 at .16 with top-64), and a tenth of cross
 /// entropy repaired it.
 const HEAVY_TAIL: f64 = 0.1;
+
+/// Most tokens of a micro-batch: far above what any memory holds, and low enough that no count overflows.
+const MAX_TOKENS: usize = 1 << 24;
 
 impl Recipe {
     /// Checks every value that a type alone does not rule out. [`Recipe::load`] has done it; a recipe built in code
@@ -21,8 +25,14 @@ impl Recipe {
             false => Error::file(file).field(format!("`{key}`")).expected(expected).found(found).err(),
         };
         rule(!self.output_path.as_os_str().is_empty(), "output_path", "a folder", &"nothing")?;
-        rule(!self.device.is_empty(), "device", "auto, cpu, gpu or part of an adapter's name", &"nothing")?;
-        rule(self.sequence_length > 0, "sequence_length", "at least 1", &0)?;
+        let device = self.device.parse::<Choice>().is_ok();
+        rule(device, "device", "auto, cpu, gpu or gpu:PART-OF-ITS-NAME", &self.device)?;
+        let length = self.sequence_length;
+        rule((1..=MAX_TOKENS).contains(&length), "sequence_length", "1 to 16777216", &length)?;
+        let batch = self.training_args.per_device_train_batch_size;
+        let tokens = length.checked_mul(batch).is_some_and(|tokens| tokens <= MAX_TOKENS);
+        let expected = "at most 16777216 tokens (sequences times `sequence_length`) in a micro-batch";
+        rule(tokens, "training_args.per_device_train_batch_size", expected, &batch)?;
         self.check_student(file)?;
         self.check_dataset(file)?;
         self.check_losses(file)?;

@@ -149,6 +149,9 @@ fn describe(value: &Value) -> String {
         Value::Null => "nothing".to_string(),
         Value::Bool(flag) => format!("`{flag}`"),
         Value::Number(number) => format!("the number {number}"),
+        Value::String(text) if text.chars().count() > 60 => {
+            format!("the text {:?}...", text.chars().take(60).collect::<String>())
+        }
         Value::String(text) => format!("the text {text:?}"),
         Value::Array(items) => format!("a list of {}", items.len()),
         Value::Object(_) => "a mapping".to_string(),

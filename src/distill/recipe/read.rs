@@ -39,11 +39,18 @@ impl Recipe {
     pub fn parse(text: &str, file: &Path) -> Result<Recipe> {
         let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
         let value: Value = serde_saphyr::from_str_with_options(text, options)
-            .map_err(|error| Error::file(file).expected("YAML").found(error).error())?;
+            .map_err(|error| Error::file(file).expected("YAML").found(plain(&error.to_string())).error())?;
         let recipe = root(Node { file, path: String::new(), value: &value })?;
         recipe.check(file)?;
         Ok(recipe)
     }
+}
+
+/// The reader's message without its advice to programmers on how to allow what is refused here.
+fn plain(message: &str) -> String {
+    message
+        .replace(", set DuplicateKeyPolicy in Options if acceptable", "")
+        .replace(" rejected by the configured policy", "")
 }
 
 fn root(node: Node) -> Result<Recipe> {
