@@ -282,7 +282,11 @@ fn folders_are_read_in_order_and_bad_datasets_refused() {
 
     let refused = |path: &Path| read(path).unwrap_err().to_string();
     assert!(refused(&folder.path().join("README.md")).contains("a .txt or .jsonl file"));
-    assert!(matches!(read(&folder.path().join("none.txt")), Err(Error::Io { .. })));
+    let missing = refused(&folder.path().join("none.txt"));
+    assert!(
+        missing.contains("none.txt: expected a .txt or .jsonl file") && missing.contains("check the path"),
+        "{missing}"
+    );
     write("e/blank.txt", b" \n\n");
     write("e/rows.jsonl", b"\n{\"text\":\" \"}\n");
     assert!(refused(&folder.path().join("e")).contains("the dataset is empty"));
