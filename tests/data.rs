@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use potstill::Result;
 use potstill::data::chat::ChatTemplate;
 use potstill::data::documents::{self, Content, Place, Source, Split};
 use potstill::data::rows::{self, Chat};
 use potstill::data::tokens::{Document, Encoded, Tokenise};
-use potstill::{Error, Result};
 use serde_json::{Value, json};
 
 fn golden() -> Value {
