@@ -30,8 +30,11 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  potstill doctor                what there is to compute on, and whether it computes right
-  potstill inspect model.gguf    what a model, or a set of captured distributions, holds
+  potstill quickstart                           a whole distillation, from teacher to table
+  potstill doctor                               what there is to compute on, and whether it is right
+  potstill inspect model.gguf                   what a model, or a set of distributions, holds
+  potstill capture teacher/ text/ -o shards/    record a teacher
+  potstill distill recipe.yaml                  train a student on the record
 
 `potstill COMMAND --help` explains a command, with examples.
 Exit codes: 0 done, 1 error, 130 interrupted.";
@@ -156,7 +159,7 @@ pub struct CaptureArgs {
     #[arg(long, value_enum, default_value = "top-k")]
     pub kind: KindArg,
 
-    /// Tokens a top-k record keeps
+    /// Tokens a top-k record keeps, at most those of the tokenizer
     #[arg(long, value_name = "K", default_value_t = 64)]
     pub top_k: u32,
 
@@ -164,7 +167,9 @@ pub struct CaptureArgs {
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub draws: u32,
 
-    /// Temperatures that top-k records can be used at; the first must be 1
+    /// Temperatures that records can be used at
+    ///
+    /// Top-k records can serve several; the first must be 1. Sampled records serve the one they are drawn at.
     #[arg(long, value_name = "T,..", value_delimiter = ',', default_value = "1")]
     pub temperatures: Vec<f32>,
 
@@ -176,7 +181,7 @@ pub struct CaptureArgs {
     #[arg(long, value_name = "B", default_value_t = 2)]
     pub batch_size: usize,
 
-    /// Stop reading text after this many tokens
+    /// Read only this many tokens of the text
     #[arg(long, value_name = "N")]
     pub limit_tokens: Option<usize>,
 
@@ -192,7 +197,7 @@ pub struct CaptureArgs {
 /// Train a student as a recipe says
 ///
 /// Where the recipe's output folder holds checkpoints of the same recipe, training goes on from the latest. Ctrl-C saves
-/// a checkpoint first.
+/// a checkpoint first. `--device` takes precedence over the recipe's `device`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -257,7 +262,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
 
-    /// Tokens at most
+    /// Generate at most this many tokens
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub max_tokens: usize,
 
@@ -277,7 +282,7 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
-    /// Print the text at once at the end
+    /// Print the text all at once at the end
     #[arg(long)]
     pub no_stream: bool,
 }
