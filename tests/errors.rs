@@ -45,7 +45,12 @@ impl Place {
         let special = ["<unk>", "<s>", "</s>"];
         let tokens = special.iter().map(|s| s.to_string()).chain(letters.chars().map(String::from));
         let vocab: Map<String, Value> = tokens.enumerate().map(|(id, token)| (token, json!(id))).collect();
-        let added = |(id, token): (usize, &&str)| json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
+        let added = |(id, token): (usize, &&str)| {
+            json!({
+                "id": id, "content": token, "special": true,
+                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            })
+        };
         let tokenizer = json!({
             "version": "1.0", "added_tokens": special.iter().enumerate().map(added).collect::<Vec<_>>(),
             "decoder": { "type": "Fuse" },
