@@ -33,7 +33,7 @@ def torch(steps: int) -> tuple[float, float]:
     out = subprocess.run(
         [sys.executable, str(ROOT / "benches/torch_step.py"), "--steps", str(steps)], check=True, capture_output=True, text=True
     ).stdout
-    result = json.loads(out.strip().splitlines()[-1])
+    result = json.loads(out[out.index("{"):])
     return result["tokens_per_second"], result["peak_memory_bytes"]
 
 
