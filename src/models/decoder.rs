@@ -1,6 +1,6 @@
 //! The common decoder block: norm, attention, norm, MLP, with a residual stream through all of it.
 
-use super::DecoderConfig;
+use super::{DecoderConfig, Taps, Traced};
 use crate::Result;
 use crate::graph::{DType, Graph, Shape, Tensor};
 use crate::nn::{self, BatchInputs, ParamSpec, Params};
@@ -77,14 +77,33 @@ impl Decoder {
     /// Records the network from token ids to the final normed hidden states [N, hidden]. With `recompute`, each
     /// block's inner activations are computed again in the backward pass instead of kept.
     pub fn forward(&self, g: &mut Graph, params: &Params<'_>, batch: &BatchInputs, recompute: bool) -> Result<Tensor> {
+        Ok(self.forward_traced(g, params, batch, recompute, &Taps::default())?.hidden)
+    }
+
+    /// The same, with handles of the inner tensors that `taps` names. What nobody reads of them costs no memory.
+    pub fn forward_traced(
+        &self,
+        g: &mut Graph,
+        params: &Params<'_>,
+        batch: &BatchInputs,
+        recompute: bool,
+        taps: &Taps,
+    ) -> Result<Traced> {
         let c = &self.config;
+        taps.check(c.num_hidden_layers)?;
         let mut h = nn::embedding(g, params, "model.embed_tokens", batch, [c.vocab_size, c.hidden_size])?;
         let table = self.rope_table(g, params, batch.context);
+        let (mut states, mut relations) = (vec![h], Vec::new());
         for layer in 0..c.num_hidden_layers {
             let block = |g: &mut Graph| self.block(g, params, layer, h, batch, table, None);
-            h = if recompute { g.checkpoint(block) } else { block(g) };
+            let (next, qkv) = if recompute { g.checkpoint(block) } else { block(g) };
+            h = next;
+            states.push(h);
+            relations.push(qkv);
         }
-        Ok(nn::rms_norm(g, params, "model.norm", h, c.rms_norm_eps))
+        states.pop();
+        states.push(nn::rms_norm(g, params, "model.norm", h, c.rms_norm_eps));
+        taps.pick(&states, &relations)
     }
 
     /// Records the network for decoding: the batch's rows are new tokens at `batch.positions`, earlier ones are in
@@ -100,7 +119,7 @@ impl Decoder {
         let mut h = nn::embedding(g, params, "model.embed_tokens", batch, [c.vocab_size, c.hidden_size])?;
         let table = self.rope_table(g, params, batch.context);
         for layer in 0..c.num_hidden_layers {
-            h = self.block(g, params, layer, h, batch, table, Some(cache));
+            (h, _) = self.block(g, params, layer, h, batch, table, Some(cache));
         }
         Ok(nn::rms_norm(g, params, "model.norm", h, c.rms_norm_eps))
     }
@@ -126,17 +145,18 @@ impl Decoder {
         batch: &BatchInputs,
         table: Tensor,
         cache: Option<KvCache>,
-    ) -> Tensor {
+    ) -> (Tensor, [Tensor; 3]) {
         let c = &self.config;
         let at = format!("model.layers.{layer}");
-        let attended = self.attention(g, params, layer, h, batch, table, cache);
+        let (attended, qkv) = self.attention(g, params, layer, h, batch, table, cache);
         let out = format!("{at}.self_attn.o_proj");
         let h = nn::linear(g, params, &out, attended, c.hidden_size, c.attention_bias, Some(h));
         let names = [&*format!("{at}.post_attention_layernorm"), &*format!("{at}.mlp")];
-        nn::gated_mlp(g, params, names, h, c.rms_norm_eps, c.intermediate_size, c.mlp_bias)
+        (nn::gated_mlp(g, params, names, h, c.rms_norm_eps, c.intermediate_size, c.mlp_bias), qkv)
     }
 
-    /// Heads of attention over the norm of h [N, hidden]; returns [N, heads * head_dim], before the output projection.
+    /// Heads of attention over the norm of h [N, hidden]; returns [N, heads * head_dim], before the output projection,
+    /// and the new rows' queries, keys and values.
     #[allow(clippy::too_many_arguments)]
     fn attention(
         &self,
@@ -147,7 +167,7 @@ impl Decoder {
         batch: &BatchInputs,
         table: Tensor,
         cache: Option<KvCache>,
-    ) -> Tensor {
+    ) -> (Tensor, [Tensor; 3]) {
         let c = &self.config;
         let (n, at) = (h.shape.rows(), format!("model.layers.{layer}"));
         // The norm is cheap beside the projections: computed again in the backward pass, not kept.
@@ -162,6 +182,7 @@ impl Decoder {
         });
         let q = ops::rope(g, q, batch.positions, table);
         let mut k = ops::rope(g, k, batch.positions, table);
+        let qkv = [q, k, v];
         if let Some(KvCache { positions }) = cache {
             let width = c.num_key_value_heads * c.head_dim;
             [k, v] = [(k, 0), (v, 1)].map(|(new, which)| {
@@ -173,6 +194,6 @@ impl Decoder {
         }
         let scale = 1.0 / (c.head_dim as f32).sqrt();
         let y = ops::attention(g, q, k, v, batch.ranges, scale, 0.0);
-        g.reshape(y, [n, c.num_attention_heads * c.head_dim])
+        (g.reshape(y, [n, c.num_attention_heads * c.head_dim]), qkv)
     }
 }

@@ -3,10 +3,12 @@
 mod config;
 mod decoder;
 mod llama;
+mod traced;
 mod weights;
 
 pub use config::DecoderConfig;
 pub use decoder::{Decoder, KvCache, ROPE_TABLE};
+pub use traced::{Taps, Traced};
 pub use weights::{LayerMap, load_parameters, random_parameters};
 
 use crate::{Error, Result};
