@@ -165,7 +165,7 @@ impl Recorder {
         let params = Params::frozen("");
         let hidden = decoder.forward(&mut g, &params, &batch, false)?;
         let weight = [decoder.head_weight(&mut g, &params)];
-        let head = Head { weight: &weight, vocab: vocabulary };
+        let head = Head { weight: &weight, vocab: vocabulary, softcap: decoder.config.logit_softcap };
         let labels = g.external("capture.labels", [n], DType::U32);
         let weights = g.external("capture.weights", [n], DType::F32);
         let record = match options.record {

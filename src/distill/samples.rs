@@ -7,6 +7,7 @@ use crate::generate::{Generator, Sampling};
 use crate::graph::Store;
 use crate::models::Decoder;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -37,7 +38,9 @@ pub fn write(
     if prompts.is_empty() {
         return Ok(Vec::new());
     }
-    let own = store.share(|name| name == "rope" || name.starts_with("model.") || name.starts_with("lm_head."));
+    let parameters = decoder.parameters().into_iter().map(|spec| spec.name);
+    let names: BTreeSet<String> = parameters.chain(decoder.rope_tables("")).collect();
+    let own = store.share(|name| names.contains(name));
     let mut generator = Generator::over(decoder.clone(), own, context, tokenizer.vocab_size())?;
     let sampling =
         Sampling { max_tokens: NEW_TOKENS, stop: tokenizer.eos_id().into_iter().collect(), ..Sampling::default() };

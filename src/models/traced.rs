@@ -102,8 +102,9 @@ mod tests {
             ("t.segment_token", tokens),
         ];
         let mut all: HashMap<_, _> = ints.into_iter().map(|(name, v)| (name.to_owned(), Values::U(v))).collect();
-        let table = decoder.config.rope.table(3);
-        all.insert("rope".into(), Values::F(table.into_iter().map(f64::from).collect()));
+        for (name, rope) in decoder.rope_tables("").zip(&decoder.config.ropes) {
+            all.insert(name, Values::F(rope.table(3).into_iter().map(f64::from).collect()));
+        }
         let mut random = SplitMix64::new(7);
         let mut externals: Vec<_> = g.externals().map(|(name, t)| (name.to_owned(), t)).collect();
         externals.sort_by(|a, b| a.0.cmp(&b.0));

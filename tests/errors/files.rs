@@ -67,8 +67,8 @@ fn architectures_quantisations_and_sizes_that_are_unknown() {
     let place = Place::new();
     place.configured("other", json!({ "model_type": "mamba" }));
     place.distill_fails("model: other", &["other: `model_type`", "llama", "found `mamba`", "families"]);
-    place.configured("activation", json!({ "hidden_act": "gelu" }));
-    place.distill_fails("model: activation", &["`hidden_act`", "expected `silu`", "\"gelu\""]);
+    place.configured("activation", json!({ "hidden_act": "relu" }));
+    place.distill_fails("model: activation", &["`hidden_act`", "expected one of `silu`", "\"relu\""]);
     place.configured("quantised", json!({ "quantization_config": { "quant_method": "gptq" } }));
     place.distill_fails("model: quantised", &["`quantization_config`", "F32, F16 or BF16", "`gptq`", "GGUF"]);
     // Sizes no machine has: refused as such, not tried.
