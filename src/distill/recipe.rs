@@ -10,8 +10,8 @@
 
 mod canonical;
 mod check;
-mod fields;
-mod read;
+pub(super) mod fields;
+pub(super) mod read;
 
 use std::path::PathBuf;
 
