@@ -89,7 +89,8 @@ fn to_shards(args: &ConvertArgs) -> Result<()> {
         ));
     }
     print(&format!(
-        "{}: {} rows, of which {} count, in {} documents\nrecipe: teacher.path {}, dataset.train {}, sequence_length {}\n",
+        "{}: {} rows, of which {} count, in {} documents\n\
+         recipe: teacher.path {}, dataset.train {}, sequence_length {}\n",
         args.output.display(),
         count(stats.rows),
         count(stats.valid_rows),

@@ -44,7 +44,8 @@ const CHUNK: u64 = 1024;
 /// nothing else.
 const LEAST: f32 = -100.0;
 
-/// Writes the top-k shard set `set` as `out`, a `.parquet` file or a new folder for one, with [`CONFIG_FILE`] beside it.
+/// Writes the top-k shard set `set` as `out`, a `.parquet` file or a new folder for one, with [`CONFIG_FILE`] beside
+/// it.
 ///
 /// A table row is one context: documents that the teacher saw in pieces become as many rows, each as long as its
 /// piece. Refuses sampled sets, sets without true probabilities, and what is there already.

@@ -1,9 +1,10 @@
 //! Teacher records between DistillKit's Parquet files and shard sets.
 //!
-//! [`import`] reads any of DistillKit's three stored forms ([`crate::shards::foreign`]) into a shard set with the tokens
-//! beside it; [`export`] writes a shard set in DistillKit's new form. Both read and write a row at a time, whatever the
-//! size of the files. `docs/distillkit.md` says what is kept and what cannot be.
+//! [`import`] reads any of DistillKit's three stored forms ([`crate::shards::foreign`]) into a shard set with the
+//! tokens beside it; [`export`] writes a shard set in DistillKit's new form. Both read and write a row at a time,
+//! whatever the size of the files. `docs/distillkit.md` says what is kept and what cannot be.
 
+mod cells;
 pub(in crate::distill) mod config;
 mod export;
 mod import;

@@ -5,8 +5,8 @@
 //! - `bytepacked_indices`: the ids in the same order.
 //!
 //! With `delta_encoding` the numbers are differences to the entry before. Decoding is done in double precision, but
-//! where the encoder rounded a value before it took the residual (coefficients, basis and their products in `term_dtype`,
-//! the scale), the same rounding is applied.
+//! where the encoder rounded a value before it took the residual (coefficients, basis and their products in
+//! `term_dtype`, the scale), the same rounding is applied.
 
 use serde::Serialize;
 
