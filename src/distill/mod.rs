@@ -7,6 +7,8 @@ pub mod capture;
 pub mod card;
 pub mod checkpoint;
 pub mod compare;
+#[cfg(feature = "parquet")]
+pub mod convert;
 pub mod corpus;
 pub mod evaluate;
 pub mod fidelity;

@@ -10,9 +10,9 @@
 
 mod canonical;
 mod check;
-mod fields;
+pub(super) mod fields;
 mod losses;
-mod read;
+pub(super) mod read;
 
 pub use losses::{Function, LossFunction, MissingProbability};
 

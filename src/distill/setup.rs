@@ -248,10 +248,11 @@ fn open_teacher(recipe: &Recipe, tokenizer: &Tokenizer, digests: &mut BTreeMap<S
             digests.insert("teacher".into(), folder.digest());
             Ok((Some((folder, decoder)), [None, None]))
         }
-        (Some(Teacher::Shards { path }), Some((_, temperature, _))) => {
+        (Some(Teacher::Shards { path }), Some((_, temperature, missing))) => {
             let (context, corpus) = (recipe.sequence_length, digests["corpus"].clone());
             let open = |temperature| TeacherRows::open(path, tokenizer, &corpus, context, temperature);
             let records = open(temperature)?;
+            records.check_missing(missing)?;
             digests.insert("shards".into(), records.reader().manifest().digest()?);
             let at_one = if records.sampled() { None } else { Some(open(1.0)?) };
             Ok((None, [Some(records), at_one]))

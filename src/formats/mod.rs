@@ -11,6 +11,8 @@ pub mod hub;
 #[cfg(feature = "hub")]
 mod hub_fetch;
 mod model_folder;
+#[cfg(feature = "parquet")]
+pub mod parquet;
 mod quants;
 mod safetensors_file;
 mod tensors;

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// One value and where it stands.
 #[derive(Clone)]
-pub(super) struct Node<'a> {
+pub(in crate::distill) struct Node<'a> {
     pub file: &'a Path,
     /// Like `training_args.learning_rate` or `loss_functions[0].weight`; empty for the whole file.
     pub path: String,
@@ -18,7 +18,7 @@ pub(super) struct Node<'a> {
 }
 
 /// One mapping whose keys have been checked.
-pub(super) struct Fields<'a> {
+pub(in crate::distill) struct Fields<'a> {
     node: Node<'a>,
     map: &'a Map<String, Value>,
 }

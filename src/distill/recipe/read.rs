@@ -37,13 +37,18 @@ impl Recipe {
 
     /// Reads a recipe from `text`; `file` stands for it in messages.
     pub fn parse(text: &str, file: &Path) -> Result<Recipe> {
-        let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
-        let value: Value = serde_saphyr::from_str_with_options(text, options)
-            .map_err(|error| Error::file(file).expected("YAML").found(plain(&error.to_string())).error())?;
+        let value = read_yaml(text, file)?;
         let recipe = root(Node { file, path: String::new(), value: &value })?;
         recipe.check(file)?;
         Ok(recipe)
     }
+}
+
+/// A YAML text as a tree; `file` stands for it in messages.
+pub(in crate::distill) fn read_yaml(text: &str, file: &Path) -> Result<Value> {
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| Error::file(file).expected("YAML").found(plain(&error.to_string())).error())
 }
 
 /// The reader's message without its advice to programmers on how to allow what is refused here.
