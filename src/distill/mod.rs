@@ -11,6 +11,7 @@ pub mod compare;
 pub mod convert;
 pub mod corpus;
 pub mod evaluate;
+pub mod fidelity;
 mod folder;
 mod lineage;
 pub mod memory;

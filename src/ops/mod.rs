@@ -6,6 +6,7 @@ pub mod adamw;
 pub mod agreement;
 pub mod attention;
 mod attention_grad;
+pub mod columns;
 pub mod cross_entropy;
 pub mod dense_kl;
 pub mod embedding;
@@ -22,6 +23,7 @@ pub mod put_rows;
 pub mod reduce;
 pub mod rope;
 pub mod sample_rows;
+pub mod softcap;
 pub mod sparse_kl;
 pub mod swiglu;
 pub mod tail_mass;
@@ -31,6 +33,7 @@ pub mod write_rows;
 pub use adamw::{Page, adamw};
 pub use agreement::agreement;
 pub use attention::{Ranges, attention};
+pub use columns::columns;
 pub use cross_entropy::{LossInto, cross_entropy};
 pub use dense_kl::{DenseTarget, dense_kl};
 pub use embedding::{Segments, embedding, gather_rows, segments_of};
@@ -39,12 +42,13 @@ pub use gelu::gelu;
 pub use grad_norm::{BAD_NORM, grad_norm};
 pub use log_sum_exp::{Chunk, log_sum_exp};
 pub use matmul::{Layout, View, linear, matmul, matmul_into};
-pub use norm::{layer_norm, rms_norm};
+pub use norm::{layer_norm, rms_norm, rms_norm_1p};
 pub use pointwise::{add, add_in_place, mul, scale, zeros};
 pub use put_rows::{RowsInto, put_rows, put_rows_minus};
 pub use reduce::{add_row_sums, sum_rows, sum_rows_into, weighted_sum};
 pub use rope::rope;
 pub use sample_rows::sample_rows;
+pub use softcap::{softcap, softcap_grad};
 pub use sparse_kl::{Missing, SparseTarget, sparse_kl};
 pub use swiglu::swiglu;
 pub use tail_mass::tail_mass;
@@ -69,6 +73,7 @@ pub fn shaders() -> Vec<Shader> {
         agreement::SHADER,
         attention::SHADER,
         attention_grad::SHADER,
+        columns::SHADER,
         cross_entropy::SHADER,
         dense_kl::SHADER,
         embedding::SHADER,
@@ -85,6 +90,7 @@ pub fn shaders() -> Vec<Shader> {
         reduce::SHADER,
         rope::SHADER,
         sample_rows::SHADER,
+        softcap::SHADER,
         sparse_kl::SHADER,
         swiglu::SHADER,
         tail_mass::SHADER,

@@ -71,7 +71,7 @@ fn flatten(path: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
 }
 
 /// The first name of `value`.
-fn name<T: PartialEq>(names: Names<T>, value: T) -> &'static str {
+pub(super) fn name<T: PartialEq>(names: Names<T>, value: T) -> &'static str {
     names.iter().find(|(_, other)| *other == value).map_or("", |(name, _)| name)
 }
 
@@ -118,20 +118,6 @@ impl Dataset {
         put("shuffle", json!(self.shuffle));
         put("long_documents", json!(name(LONG_DOCUMENTS, self.long_documents)));
         Value::Object(map)
-    }
-}
-
-impl LossFunction {
-    fn to_json(self) -> Value {
-        match self.function {
-            Function::CrossEntropy => json!({"function": "cross_entropy", "weight": self.weight}),
-            Function::Kl { temperature, missing } => json!({
-                "function": "kl",
-                "weight": self.weight,
-                "temperature": temperature,
-                "missing_probability_handling": name(MISSING, missing),
-            }),
-        }
     }
 }
 
