@@ -7,9 +7,11 @@ pub mod capture;
 pub mod card;
 pub mod checkpoint;
 pub mod compare;
+mod codec_settings;
 #[cfg(feature = "parquet")]
 pub mod convert;
 pub mod corpus;
+mod distillkit;
 pub mod evaluate;
 pub mod fidelity;
 mod folder;

@@ -74,9 +74,7 @@ impl TeacherRows {
             .field("`tail_mass`")
             .expected("a tail mass for `missing_probability_handling: symmetric_uniform`")
             .found("none: the set was made of logits of the recorded tokens alone")
-            .help(
-                "set `missing_probability_handling: zero`, which scales both sides' recorded tokens, or capture again",
-            )
+            .help("set `missing_probability_handling: zero`, or capture again")
             .err()
     }
 

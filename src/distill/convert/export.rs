@@ -1,7 +1,7 @@
 //! A shard set into DistillKit's new form.
 
-use super::config::{self, Codec};
 use super::{CONFIG_FILE, Progress};
+use crate::distill::codec_settings::{self, Codec};
 use crate::formats::parquet::{Cell, Kind, TableWriter};
 use crate::formats::{claim_output_dir, write_atomically};
 use crate::shards::foreign::{Compressor, CompressorConfig, FloatType, Term};
@@ -93,7 +93,7 @@ fn codec(reader: &Reader, options: &ExportOptions) -> Result<Compressor> {
     }
     let mut config = match &options.config {
         None => defaults(spec.vocab_size, stored, options.exact_k),
-        Some(path) => match config::load(path)? {
+        Some(path) => match codec_settings::load(path)? {
             Codec::New(codec) => codec.config().clone(),
             Codec::Legacy(_) => {
                 return Error::file(path).expected("settings of the new form").found("those of the legacy form").err();

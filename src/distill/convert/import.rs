@@ -1,11 +1,11 @@
 //! DistillKit's Parquet files into a shard set.
 
 use super::cells::{fault, floats, integers, raw, sniff};
-use super::config::{self, Codec};
 use super::record::{TopK, Values};
 use super::source::{Source, Tokens};
 use super::{CONFIG_FILE, Progress, TOKENS_FILE, at_position};
 use crate::data::tokens::CorpusDigest;
+use crate::distill::codec_settings::{self, Codec};
 use crate::formats::parquet::List;
 use crate::formats::{Tokenizer, write_atomically};
 use crate::shards::foreign::{Fault, Form, check_position};
@@ -225,7 +225,7 @@ impl Decoder {
                 .help(format!("give `--config`: a {CONFIG_FILE}, or the DistillKit recipe that holds them"))
                 .err();
         }
-        let codec = config::load(&path)?;
+        let codec = codec_settings::load(&path)?;
         if codec.form() != source.form {
             let complaint = Error::file(&path).expected(format!("settings of the {} form", source.form));
             return complaint.found(format!("those of the {} form", codec.form())).help("give the data's own").err();

@@ -5,7 +5,6 @@
 //! whatever the size of the files. `docs/distillkit.md` says what is kept and what cannot be.
 
 mod cells;
-pub(in crate::distill) mod config;
 mod export;
 mod import;
 mod record;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::fields::{Fields, Node};
 use super::losses::{default_losses, loss_function};
 use super::*;
+use crate::distill::distillkit;
 use crate::{Error, Result};
 
 /// Keys that DistillKit's recipes have and this crate's do not.
@@ -35,9 +36,12 @@ impl Recipe {
         Self::parse(&text, path)
     }
 
-    /// Reads a recipe from `text`; `file` stands for it in messages.
+    /// Reads a recipe from `text`; `file` stands for it in messages. One of DistillKit's is translated first.
     pub fn parse(text: &str, file: &Path) -> Result<Recipe> {
-        let value = read_yaml(text, file)?;
+        let mut value = read_yaml(text, file)?;
+        if distillkit::is_distillkit(&value) {
+            value = distillkit::translate(&value, file)?;
+        }
         let recipe = root(Node { file, path: String::new(), value: &value })?;
         recipe.check(file)?;
         Ok(recipe)

@@ -1,26 +1,25 @@
 //! DistillKit's codec settings, from the `compression_config.yaml` that its capture leaves or from a recipe of its own.
 
-use crate::distill::recipe::fields::{Fields, Node};
-use crate::distill::recipe::read::read_yaml;
-use crate::shards::foreign::{Bin, Compressor, CompressorConfig, Fault, FloatType, Form, Legacy, LegacyConfig, Term};
+use super::recipe::fields::{Fields, Node};
+use crate::shards::foreign::{Bin, Compressor, CompressorConfig, Fault, FloatType, Legacy, LegacyConfig, Term};
 use crate::{Error, Result};
-use std::path::Path;
 
 /// A checked codec.
 #[derive(Clone, Debug)]
-pub(in crate::distill) enum Codec {
+pub(super) enum Codec {
     /// `logprob_compressor`.
     New(Compressor),
     /// `legacy_logit_compression`.
     Legacy(Legacy),
 }
 
+#[cfg(feature = "parquet")]
 impl Codec {
     /// The form it decodes.
-    pub fn form(&self) -> Form {
+    pub fn form(&self) -> crate::shards::foreign::Form {
         match self {
-            Codec::New(_) => Form::New,
-            Codec::Legacy(_) => Form::Legacy,
+            Codec::New(_) => crate::shards::foreign::Form::New,
+            Codec::Legacy(_) => crate::shards::foreign::Form::Legacy,
         }
     }
 }
@@ -30,9 +29,10 @@ const LEGACY: &str = "legacy_logit_compression";
 
 /// Reads a codec from the YAML file at `path`: its fields at the top, under `logprob_compressor` or
 /// `legacy_logit_compression`, or one of those under `teacher`, as in a DistillKit recipe.
-pub(in crate::distill) fn load(path: &Path) -> Result<Codec> {
+#[cfg(feature = "parquet")]
+pub(super) fn load(path: &std::path::Path) -> Result<Codec> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let value = read_yaml(&text, path)?;
+    let value = super::recipe::read::read_yaml(&text, path)?;
     let root = Node { file: path, path: String::new(), value: &value };
     let inner = |value, path: &str| Node { file: root.file, path: path.to_string(), value };
     match (value.get("teacher"), value.get(NEW).or(value.get(LEGACY)), value.get("polynomial_degree")) {
@@ -44,7 +44,7 @@ pub(in crate::distill) fn load(path: &Path) -> Result<Codec> {
 }
 
 /// The codec under one of its two keys in a mapping that may hold others.
-pub(in crate::distill) fn codec(node: &Node<'_>) -> Result<Codec> {
+pub(super) fn codec(node: &Node<'_>) -> Result<Codec> {
     let child = |key: &str| {
         let value = node.value.get(key).filter(|value| !value.is_null())?;
         let path = if node.path.is_empty() { key.to_string() } else { format!("{}.{key}", node.path) };
