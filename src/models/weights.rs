@@ -56,11 +56,16 @@ impl Decoder {
         let [matrices, vectors] = self.groups(prefix);
         let pages =
             [store.arena(&format!("{prefix}decay"), &matrices)?, store.arena(&format!("{prefix}plain"), &vectors)?];
+        self.allocate_tables(store, prefix, positions)?;
+        Ok(pages)
+    }
+
+    /// Gives what is no parameter memory in `store` under `prefix`, and writes it: the rotary table for `positions`.
+    pub fn allocate_tables(&self, store: &mut Store, prefix: &str, positions: usize) -> Result<()> {
         let rope = &self.config.rope;
         let name = format!("{prefix}{ROPE_TABLE}");
         store.add(&name, [positions, rope.dims], DType::F32)?;
-        store.write(&name, &rope.table(positions))?;
-        Ok(pages)
+        store.write(&name, &rope.table(positions))
     }
 
     /// Parameters with at least two dimensions, then the others, named with `prefix`.

@@ -5,9 +5,11 @@ mod adamw;
 mod attention;
 mod embedding;
 mod grad_norm;
+mod lora;
 mod losses;
 mod matmul;
 mod norm;
+mod optimisers;
 mod pointwise;
 mod reduce;
 mod rope;
@@ -22,9 +24,11 @@ pub fn all() -> Vec<Case> {
         attention::cases(),
         embedding::cases(),
         grad_norm::cases(),
+        lora::cases(),
         losses::cases(),
         matmul::cases(),
         norm::cases(),
+        optimisers::cases(),
         pointwise::cases(),
         reduce::cases(),
         rope::cases(),
