@@ -1,11 +1,13 @@
 // y = weight * (x - mean) / sqrt(variance + eps) + bias, row by row.
 //   RMSNorm (CENTER = false): mean is taken as 0, so variance is the mean square; no bias.
+//   Gemma's RMSNorm (PLUS_ONE): 1 + weight in the weight's place.
 //   LayerNorm (CENTER = true): mean and variance of the row; bias if BIAS (else any tensor may be bound there).
 // One workgroup a row, each lane every LANES-th column: a pass for the mean, one for the variance, one to write.
 // Workgroups are numbered linearly over x and y.
 
 const LANES: u32 = 128u;
 const CENTER: bool = false;
+const PLUS_ONE: bool = false;
 const BIAS: bool = false;
 
 struct Params {
@@ -67,7 +69,7 @@ fn forward(
     let inv = 1.0 / sqrt(over_lanes(lane, squares) / n + p.eps);
 
     for (var c = lane; c < p.cols; c += LANES) {
-        var value = (x[start + c] - mean) * inv * weight[c];
+        var value = (x[start + c] - mean) * inv * (weight[c] + select(0.0, 1.0, PLUS_ONE));
         if BIAS {
             value += bias[c];
         }

@@ -1,5 +1,5 @@
 // Gradients of y = weight * h + bias with h = (x - mean) * inv, inv = 1 / sqrt(variance + eps); see norm.wgsl.
-// With g = dy * weight and means over the row:
+// With g = dy * weight (dy * (1 + weight) if PLUS_ONE) and means over the row:
 //   dx = inv * (g - mean(g) - h * mean(g * h))      (RMSNorm: without mean(g))
 //   dweight = sum over rows of dy * h
 // by_row:    one workgroup a row writes dx (adds, if ACCUMULATE) and the row's mean and inv into `stats`.
@@ -8,6 +8,7 @@
 
 const LANES: u32 = 128u;
 const CENTER: bool = false;
+const PLUS_ONE: bool = false;
 const ACCUMULATE: bool = false;
 
 struct Params {
@@ -27,6 +28,11 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> shares: array<f32>;
 
 var<workgroup> sums: array<vec3<f32>, LANES>;
+
+// What column c is multiplied by.
+fn factor(c: u32) -> f32 {
+    return weight[c] + select(0.0, 1.0, PLUS_ONE);
+}
 
 // The sums of all lanes' values, by a tree of fixed order.
 fn over_lanes(lane: u32, value: vec3<f32>) -> vec3<f32> {
@@ -69,7 +75,7 @@ fn by_row(
     var sum = vec3(0.0);
     for (var c = lane; c < p.cols; c += LANES) {
         let centred = x[start + c] - mean;
-        let g = dy[start + c] * weight[c];
+        let g = dy[start + c] * factor(c);
         sum += vec3(centred * centred, g, g * centred);
     }
     let means = over_lanes(lane, sum) / n;
@@ -79,7 +85,7 @@ fn by_row(
 
     for (var c = lane; c < p.cols; c += LANES) {
         let centred = x[start + c] - mean;
-        let value = inv * (dy[start + c] * weight[c] - mean_g - centred * along_h);
+        let value = inv * (dy[start + c] * factor(c) - mean_g - centred * along_h);
         if ACCUMULATE {
             dx[start + c] += value;
         } else {

@@ -4,8 +4,7 @@ use crate::device::Device;
 use crate::formats::ModelFolder;
 use crate::graph::{DType, Graph, Plan, Runner, Store};
 use crate::models::{self, Decoder, KvCache};
-use crate::nn::{BatchInputs, Params};
-use crate::ops::{self, Layout, View};
+use crate::nn::{BatchInputs, Params, windows_in};
 use crate::random::SplitMix64;
 use crate::{Error, Result};
 use std::ops::ControlFlow;
@@ -153,6 +152,10 @@ impl Generator {
         let ranges: Vec<[u32; 2]> = positions.iter().map(|&p| [0, p + 1]).collect();
         self.store.write(&format!("{plan}.tokens"), tokens)?;
         self.store.write(&format!("{plan}.positions"), &positions)?;
+        for window in windows_in(&self.store, plan) {
+            let seen: Vec<[u32; 2]> = ranges.iter().map(|r| [r[1].saturating_sub(window.get()), r[1]]).collect();
+            self.store.write(&format!("{plan}.query_range.{window}"), &seen)?;
+        }
         self.store.write(&format!("{plan}.query_range"), &ranges)
     }
 }
@@ -168,16 +171,14 @@ fn runner(
 ) -> Result<Runner> {
     let mut g = Graph::new();
     let batch = BatchInputs::declare(&mut g, name, n, context, false);
-    for tensor in [batch.tokens, batch.positions, batch.ranges.query] {
-        let external = g.externals().find(|(_, t)| *t == tensor).map(|(name, _)| name.to_owned());
-        store.add(&external.unwrap_or_default(), tensor.shape, tensor.dtype)?;
-    }
     let params = Params::frozen("");
     let hidden = decoder.forward_cached(&mut g, &params, &batch, KvCache { positions: context })?;
     if n == 1 {
-        let weight = decoder.head_weight(&mut g, &params);
-        let logits = ops::matmul(&mut g, Layout::NT, View::from(hidden), View::from(weight));
+        let logits = decoder.logits(&mut g, &params, hidden);
         g.output("logits", logits);
+    }
+    for (external, tensor) in g.externals().filter(|(external, _)| external.starts_with(&format!("{name}."))) {
+        store.add(external, tensor.shape, tensor.dtype)?;
     }
     Runner::new(Plan::new(&g)?, store, scratch)
 }

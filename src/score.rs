@@ -111,11 +111,13 @@ impl Scorer {
     /// A plan for texts of up to `rows` tokens, over the shared weights.
     fn plan(&self, rows: usize) -> Result<(Store, Runner)> {
         let mut g = Graph::new();
-        let batch = BatchInputs::declare(&mut g, "score", rows, rows, false);
+        // Padding rows are at position 0.
+        let context = rows.min(self.decoder.config.max_position_embeddings);
+        let batch = BatchInputs::declare(&mut g, "score", rows, context, false);
         let params = Params::frozen("");
         let hidden = self.decoder.forward(&mut g, &params, &batch, false)?;
         let weight = [self.decoder.head_weight(&mut g, &params)];
-        let head = Head { weight: &weight, vocab: self.vocabulary };
+        let head = Head { weight: &weight, vocab: self.vocabulary, softcap: self.decoder.config.logit_softcap };
         let labels = g.external("score.labels", [rows], DType::U32);
         let weights = g.external("score.weights", [rows], DType::F32);
         let record = Record::TopK { k: self.top.max(1), temperatures: &[] };
@@ -126,10 +128,9 @@ impl Scorer {
             g.output("ids", captured.ids);
             g.output("log_probs", log_probs);
         }
-        let mut store = self.weights.share(|name| name != models::ROPE_TABLE);
-        let rope = &self.decoder.config.rope;
-        store.add(models::ROPE_TABLE, [rows, rope.dims], DType::F32)?;
-        store.write(models::ROPE_TABLE, &rope.table(rows))?;
+        let tables: Vec<String> = self.decoder.rope_tables("").collect();
+        let mut store = self.weights.share(|name| tables.iter().all(|table| table != name));
+        self.decoder.allocate_rope(&mut store, "", context)?;
         provide(&mut store, &g)?;
         let runner = Runner::new(Plan::new(&g)?, &store, &mut Vec::new())?;
         Ok((store, runner))

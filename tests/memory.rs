@@ -157,7 +157,7 @@ fn a_run_that_cannot_fit_is_refused_with_a_batch_that_can() {
         StepSpec { student, trained: Trained::default(), teacher, vocabulary, batch, context, recompute: true, losses };
     let needed =
         plan_memory(&spec, &Settings::adamw(0.9, 0.999, 1e-8, 0.0, 1.0), Device::cpu().caps(), false).unwrap().total();
-    assert!(error.ends_with(&format!("needs {}", memory::human(needed))), "{error}: {needed}");
+    assert!(error.ends_with(&format!("needs {}", memory::binary(needed))), "{error}: {needed}");
     let available = memory::available(&Device::cpu()).unwrap();
     assert!(needed < available + (1 << 30) && 3 * needed > available, "{error}: {available} available");
 }

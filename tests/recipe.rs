@@ -212,13 +212,13 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "function: kl",
         "function: jsd",
-        "`loss_functions[0].function`: expected cross_entropy or kl: found \"jsd\"; DistillKit has this loss, \
-         potstill does not; use cross_entropy, kl or both",
+        "`loss_functions[0].function`: expected one of cross_entropy, kl: found \"jsd\"; DistillKit has this \
+         loss, potstill does not",
     ),
     (
         "function: kl",
         "function: crossentropy",
-        "`loss_functions[0].function`: expected cross_entropy or kl: found \"crossentropy\"; did you mean \
+        "`loss_functions[0].function`: expected one of cross_entropy, kl: found \"crossentropy\"; did you mean \
          `cross_entropy`?",
     ),
     (

@@ -5,7 +5,8 @@
 #
 # 1. everything, on the CPU and on every GPU adapter that is found (on Linux always at least Mesa's llvmpipe);
 # 2. the GPU tests with SwiftShader as the only Vulkan driver: a second, independent compiler for every shader (Linux);
-# 3. the GPU tests with POTSTILL_CHECKED=1: shaders with bounds checks and zeroed workgroup memory.
+# 3. everything again with POTSTILL_CHECKED=1: shaders with bounds checks and zeroed workgroup memory;
+# and, where mounting is permitted, a run on a disk that is full.
 # A GPU test is one with `gpu` in its path. With arguments, each of the three takes those instead.
 
 set -euo pipefail
@@ -41,6 +42,13 @@ if [[ "$(uname)" == Linux ]]; then
     VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" gpu_tests "$@"
 fi
 
-echo "== 3/3: GPU tests with checked shaders"
-POTSTILL_CHECKED=1 gpu_tests "$@"
+echo "== 3/3: everything with checked shaders"
+POTSTILL_CHECKED=1 cargo test --release "$@"
+
+if (($# == 0)) && [[ "$(id -u)" == 0 ]] && unshare --mount true 2>/dev/null; then
+    echo "== a full disk"
+    cargo test --release --test errors -- --ignored a_full_disk
+elif (($# == 0)); then
+    echo "== NOT RUN, for mounting is not permitted here: errors::disk::a_full_disk_is_named_and_the_same_command_goes_on_later"
+fi
 echo "== all passed"

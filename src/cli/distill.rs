@@ -45,7 +45,12 @@ pub(super) fn train(recipe: &Recipe, overwrite: bool, what: &str) -> Result<Outc
                     meter.set(report.step);
                 }
             }
-            Event::Evaluated { step, evaluation } => say(&format!("{what}: step {step}: {}", line(evaluation))),
+            Event::Evaluated { step, evaluation } => {
+                say(&format!("{what}: step {step}: {}", line(evaluation)));
+                if let (0, Some(meter)) = (step, &mut meter) {
+                    meter.restart_clock();
+                }
+            }
             Event::Saved { .. } => {}
         }
         interrupt::flow()

@@ -71,6 +71,11 @@ impl Meter {
         }
     }
 
+    /// Starts the clock again: what came before the first unit says nothing about speed.
+    pub fn restart_clock(&mut self) {
+        (self.started, self.shown) = (Instant::now(), Instant::now());
+    }
+
     /// Bytes written so far; shown once there are any.
     pub fn written(&mut self, bytes: u64) {
         self.written = bytes;

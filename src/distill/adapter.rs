@@ -180,10 +180,19 @@ pub(super) fn save(
         modules_to_save: whole.into_iter().collect(),
         use_dora: args.use_dora,
         use_rslora: args.use_rslora,
+        fan_in_fan_out: decoder.config.conv1d,
     };
-    let array = |p: &ParamSpec| TensorSpec { name: p.name.clone(), dtype: Dtype::F32, shape: p.shape.to_vec() };
+    // Adapters' matrices lie in the file as they do in memory, whole parameters as the model's checkpoints have them.
+    let stored = |p: &ParamSpec| if trained.adapts(&p.name) { p.shape } else { decoder.stored_shape(p) };
+    let array = |p: &ParamSpec| TensorSpec { name: p.name.clone(), dtype: Dtype::F32, shape: stored(p).to_vec() };
     let arrays: Vec<TensorSpec> = params.iter().map(array).collect();
-    write_adapter(folder, &config, &arrays, |name| pollster::block_on(store.read_f32(name)))
+    write_adapter(folder, &config, &arrays, |name| {
+        let values = pollster::block_on(store.read_f32(name))?;
+        Ok(match params.iter().find(|p| p.name == name && !trained.adapts(name)) {
+            Some(whole) => decoder.stored_values(whole, values),
+            None => values,
+        })
+    })
 }
 
 /// Puts a stored adapter into the parameters in `store` (under `prefix`) that it was made for.
@@ -219,7 +228,7 @@ pub(super) fn apply(adapter: &Adapter, decoder: &Decoder, store: &Store, prefix:
     }
     for name in &whole {
         let spec = params.get(name).ok_or_else(|| unknown(name).error())?;
-        tensors.expect_shape(&Adapter::stored(name), &spec.shape)?;
+        tensors.expect_shape(&Adapter::stored(name), &decoder.stored_shape(spec))?;
     }
     for (weight, inner, names) in adapted {
         let read = |name: &str| tensors.read_f32(&Adapter::stored(name));
@@ -235,8 +244,11 @@ pub(super) fn apply(adapter: &Adapter, decoder: &Decoder, store: &Store, prefix:
         );
         store.write(&place, &values)?;
     }
-    for name in whole {
-        store.write(&format!("{prefix}{name}"), &tensors.read_f32(&Adapter::stored(&name))?)?;
+    for spec in whole.iter().filter_map(|name| params.get(name)) {
+        // Turned back as it was turned for the file: a second transposition is the first's inverse.
+        let turned = ParamSpec { shape: decoder.stored_shape(spec), ..spec.clone() };
+        let values = decoder.stored_values(&turned, tensors.read_f32(&Adapter::stored(&spec.name))?);
+        store.write(&format!("{prefix}{}", spec.name), &values)?;
     }
     Ok(())
 }

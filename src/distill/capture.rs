@@ -17,6 +17,7 @@ use crate::shards::{
     CONTEXT_START, DOCUMENT_START, Manifest, Record, Records, RowBatch, SetSpec, Teacher, VALID, Writer,
 };
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -96,7 +97,7 @@ pub fn capture(
     let (mut writer, done) = Writer::resume_or_create(out, spec.clone())?;
     let total = spec.rows;
     if done < total {
-        let mut recorder = Recorder::new(device, teacher, &decoder, tokenizer.vocab_size(), options, planned)?;
+        let mut recorder = Recorder::new(device, teacher, &decoder, corpus, tokenizer.vocab_size(), options, planned)?;
         let ranges = (0..corpus.documents()).map(|i| corpus.range(i)).collect();
         let mut packer = Packer::new(corpus.clone(), ranges, options.sequence_length, options.batch_size, None)?;
         let rows_per_batch = (options.sequence_length * options.batch_size) as u64;
@@ -138,17 +139,14 @@ fn set_spec(
     }
 }
 
-/// First token positions of the documents.
-fn document_starts(corpus: &Corpus) -> Vec<usize> {
-    (0..corpus.documents()).map(|i| corpus.range(i).start).collect()
-}
-
 /// The teacher on the device with its plan.
 struct Recorder {
     store: Store,
     runner: Runner,
     record: Record,
     temperatures: usize,
+    /// First token positions of the documents.
+    starts: BTreeSet<usize>,
 }
 
 impl Recorder {
@@ -156,6 +154,7 @@ impl Recorder {
         device: &Device,
         teacher: &ModelFolder,
         decoder: &Decoder,
+        corpus: &Corpus,
         vocabulary: usize,
         options: &CaptureOptions,
         planned: &mut dyn FnMut(&Memory),
@@ -166,7 +165,7 @@ impl Recorder {
         let params = Params::frozen("");
         let hidden = decoder.forward(&mut g, &params, &batch, false)?;
         let weight = [decoder.head_weight(&mut g, &params)];
-        let head = Head { weight: &weight, vocab: vocabulary };
+        let head = Head { weight: &weight, vocab: vocabulary, softcap: decoder.config.logit_softcap };
         let labels = g.external("capture.labels", [n], DType::U32);
         let weights = g.external("capture.weights", [n], DType::F32);
         let record = match options.record {
@@ -201,14 +200,15 @@ impl Recorder {
         provide(&mut store, &g)?;
         let runner = Runner::new(plan, &store, &mut Vec::new())?;
         let temperatures = options.temperatures.len();
-        Ok(Recorder { store, runner, record: options.record, temperatures })
+        let starts = (0..corpus.documents()).map(|i| corpus.range(i).start).collect();
+        Ok(Recorder { store, runner, record: options.record, temperatures, starts })
     }
 
     /// Records of a batch's rows from corpus position `from` on.
     fn record(&mut self, batch: &Batch, corpus: &Corpus, spec: &SetSpec, from: u64) -> Result<RowBatch> {
         // Every token with a successor in its document is a row of the set, learned or not: whoever trains decides.
         let mut batch = batch.clone();
-        let starts: std::collections::BTreeSet<usize> = document_starts(corpus).into_iter().collect();
+        let starts = &self.starts;
         for (label, &row) in batch.labels.iter_mut().zip(&batch.row_id) {
             let next = row.wrapping_add(1) as usize;
             let inside = row != PADDING && next < corpus.ids().len() && !starts.contains(&next);

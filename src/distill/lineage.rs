@@ -2,7 +2,7 @@
 
 use super::card::{self, CardData, Corpus, Origin};
 use super::checkpoint::State;
-use super::memory::human;
+use super::memory::binary;
 use super::metrics::{Evaluation, Record};
 use super::recipe::{Recipe, Teacher};
 use super::report::{self, Facts, ReportData, Sample};
@@ -123,9 +123,9 @@ impl Story<'_> {
             ("steps".to_owned(), outcome.steps.to_string()),
             ("training time".to_owned(), format!("{:.0} s", self.state.seconds)),
             ("speed".to_owned(), format!("{:.0} tokens/s", outcome.tokens_per_second)),
-            ("planned memory".to_owned(), human(outcome.memory.total())),
+            ("planned memory".to_owned(), binary(outcome.memory.total())),
         ];
-        run.extend(outcome.peak_memory.map(|bytes| ("peak memory of the process".to_owned(), human(bytes))));
+        run.extend(outcome.peak_memory.map(|bytes| ("peak memory of the process".to_owned(), binary(bytes))));
         let facts = |title: &str, rows| Facts { title: title.to_owned(), rows };
         Ok(ReportData {
             title: self.name(),

@@ -26,21 +26,17 @@ impl Memory {
     }
 }
 
-/// Bytes as people read them.
-pub fn human(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
+/// Bytes in binary units, for limits and memory: `128 MiB`, `1.5 GiB`.
+pub fn binary(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let unit = (bytes.max(1).ilog2() / 10) as usize;
+    let value = bytes as f64 / (1u64 << (10 * unit)) as f64;
+    if value.fract() == 0.0 { format!("{value:.0} {}", UNITS[unit]) } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (parameters {}", human(self.total()), human(self.parameters))?;
+        write!(f, "{} (parameters {}", binary(self.total()), binary(self.parameters))?;
         for (name, bytes) in [
             ("optimiser", self.optimiser),
             ("teacher", self.teacher),
@@ -48,7 +44,7 @@ impl fmt::Display for Memory {
             ("inputs and outputs", self.inputs),
         ] {
             if bytes > 0 {
-                write!(f, ", {name} {}", human(bytes))?;
+                write!(f, ", {name} {}", binary(bytes))?;
             }
         }
         write!(f, ")")
@@ -76,12 +72,12 @@ pub fn check(
     let Some(available) = available.filter(|bytes| *bytes < planned.total()) else { return Ok(()) };
     let fits = |(change, memory): (String, Result<Memory>)| {
         let bytes = memory.ok()?.total();
-        (bytes <= available).then(|| format!("`{change}` needs {}", human(bytes)))
+        (bytes <= available).then(|| format!("`{change}` needs {}", binary(bytes)))
     };
     let help = remedies.into_iter().find_map(fits);
     Error::at("this run")
         .field("memory")
-        .expected(format!("at most {}, which is free", human(available)))
+        .expected(format!("at most {}, which is free", binary(available)))
         .found(format!("a plan of {planned}"))
         .help(help.unwrap_or_else(|| "take a smaller student, or free some memory".into()))
         .err()
@@ -99,11 +95,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn bytes_read_as_people_write_them() {
+        let read = [0, 1023, 16 << 10, 128 << 20, 3 << 29].map(binary);
+        assert_eq!(read, ["0 B", "1023 B", "16 KiB", "128 MiB", "1.5 GiB"]);
+        assert_eq!(binary(u64::MAX), "16 EiB");
+    }
+
+    #[test]
     fn a_plan_that_does_not_fit_is_refused_with_the_first_remedy_that_does() {
         let of = |activations| Memory { activations, ..Memory::default() };
         let remedies = [("a: 1".to_owned(), Ok(of(3 << 30))), ("b: 2".to_owned(), Ok(of(1 << 30)))];
         let error = check(of(4 << 30), Some(2 << 30), remedies).unwrap_err().to_string();
-        assert!(error.contains("`b: 2` needs 1.0 GiB") && error.contains("2.0 GiB"), "{error}");
+        assert!(error.contains("`b: 2` needs 1 GiB") && error.contains("2 GiB"), "{error}");
         assert!(check(of(1 << 30), Some(2 << 30), []).is_ok());
         assert!(check(of(1 << 40), None, []).is_ok());
     }

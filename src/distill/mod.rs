@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod compare;
 pub mod corpus;
 pub mod evaluate;
+pub mod fidelity;
 mod folder;
 mod lineage;
 pub mod memory;

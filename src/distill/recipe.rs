@@ -11,12 +11,15 @@
 mod canonical;
 mod check;
 mod fields;
+mod losses;
 mod optimiser;
 mod read;
 mod students;
 
 pub use optimiser::Optim;
 pub use students::{LoraArgs, Masks, Targets, Unfrozen};
+
+pub use losses::{Function, LossFunction, MissingProbability};
 
 use std::path::PathBuf;
 
@@ -142,40 +145,6 @@ pub enum LongDocuments {
     Refuse,
 }
 
-/// One term of the loss.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossFunction {
-    /// Its factor, not normalised.
-    pub weight: f64,
-    /// Which.
-    pub function: Function,
-}
-
-/// The terms there are.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Function {
-    /// `cross_entropy`: the negative log-likelihood of the text's own next token, at temperature 1.
-    CrossEntropy,
-    /// `kl`: the divergence of the student from the teacher, KL(teacher || student).
-    Kl {
-        /// T of both softmaxes; the loss is multiplied by T^2 (Hinton 2015). Default 1.
-        temperature: f64,
-        /// `missing_probability_handling`.
-        missing: MissingProbability,
-    },
-}
-
-/// What a sparse teacher's unrecorded probability means. A dense teacher leaves none out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MissingProbability {
-    /// `symmetric_uniform`: one more outcome, the rest of the vocabulary, with the recorded tail mass (the ghost
-    /// bucket).
-    #[default]
-    Ghost,
-    /// `zero`: none; the recorded probabilities are scaled to sum to 1. Biased; for comparisons.
-    Zero,
-}
-
 /// The optimisation, under the names of transformers' `TrainingArguments`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainingArgs {
@@ -292,20 +261,6 @@ impl Recipe {
             }
         }
     }
-
-    /// The `kl` term, if there is one: its weight, temperature and handling of missing probability.
-    pub fn kl(&self) -> Option<(f64, f64, MissingProbability)> {
-        self.loss_functions.iter().find_map(|loss| match loss.function {
-            Function::Kl { temperature, missing } => Some((loss.weight, temperature, missing)),
-            Function::CrossEntropy => None,
-        })
-    }
-
-    /// The weight of `cross_entropy`, 0 without it.
-    pub fn cross_entropy_weight(&self) -> f64 {
-        let weight = |loss: &LossFunction| (loss.function == Function::CrossEntropy).then_some(loss.weight);
-        self.loss_functions.iter().find_map(weight).unwrap_or(0.0)
-    }
 }
 
 /// The names a key's value may have, each with what it means: one table for reading, writing and messages.
@@ -319,6 +274,4 @@ const SCHEDULERS: Names<SchedulerType> = &[
 ];
 const SAVE_DTYPES: Names<SaveDtype> =
     &[("float32", SaveDtype::Float32), ("bfloat16", SaveDtype::Bfloat16), ("float16", SaveDtype::Float16)];
-const MISSING: Names<MissingProbability> =
-    &[("symmetric_uniform", MissingProbability::Ghost), ("zero", MissingProbability::Zero)];
 const LONG_DOCUMENTS: Names<LongDocuments> = &[("split", LongDocuments::Split), ("refuse", LongDocuments::Refuse)];

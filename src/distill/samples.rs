@@ -7,6 +7,7 @@ use crate::generate::{Generator, Sampling};
 use crate::graph::Store;
 use crate::models::Decoder;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -19,7 +20,7 @@ const NEW_TOKENS: usize = 40;
 
 /// A text and how a model goes on with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
+pub struct Continued {
     /// The beginning, from held-out text.
     pub prompt: String,
     /// The model's greedy continuation.
@@ -33,11 +34,13 @@ pub fn write(
     tokenizer: &Tokenizer,
     prompts: &[Vec<u32>],
     context: usize,
-) -> Result<Vec<Sample>> {
+) -> Result<Vec<Continued>> {
     if prompts.is_empty() {
         return Ok(Vec::new());
     }
-    let own = store.share(|name| name == "rope" || name.starts_with("model.") || name.starts_with("lm_head."));
+    let parameters = decoder.parameters().into_iter().map(|spec| spec.name);
+    let names: BTreeSet<String> = parameters.chain(decoder.rope_tables("")).collect();
+    let own = store.share(|name| names.contains(name));
     let mut generator = Generator::over(decoder.clone(), own, context, tokenizer.vocab_size())?;
     let sampling =
         Sampling { max_tokens: NEW_TOKENS, stop: tokenizer.eos_id().into_iter().collect(), ..Sampling::default() };
@@ -47,24 +50,24 @@ pub fn write(
         let prompt = tokenizer.decode(prompt, true)?;
         let continuation = whole.strip_prefix(&prompt).map(str::to_owned);
         let continuation = continuation.map_or_else(|| tokenizer.decode(&new, true), Ok)?;
-        Ok(Sample { prompt, continuation })
+        Ok(Continued { prompt, continuation })
     };
     prompts.iter().map(continued).collect()
 }
 
 /// Keeps samples in the run's folder; `when` is `before` or `after`.
-pub fn save(folder: &Path, when: &str, samples: &[Sample]) -> Result<()> {
+pub fn save(folder: &Path, when: &str, samples: &[Continued]) -> Result<()> {
     let value = serde_json::to_value(samples).map_err(|error| crate::Error::internal(error.to_string()))?;
     write_json(&folder.join(format!("samples-{when}.json")), &value)
 }
 
 /// The samples of a finished run, before and after side by side.
 pub fn pairs(folder: &Path) -> Result<Vec<report::Sample>> {
-    let [before, after] = ["before", "after"].map(|when| -> Result<Vec<Sample>> {
+    let [before, after] = ["before", "after"].map(|when| -> Result<Vec<Continued>> {
         let value = read_json_if_present(&folder.join(format!("samples-{when}.json")))?;
         Ok(value.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default())
     });
-    let pair = |(before, after): (Sample, Sample)| report::Sample {
+    let pair = |(before, after): (Continued, Continued)| report::Sample {
         prompt: after.prompt,
         before: before.continuation,
         after: after.continuation,

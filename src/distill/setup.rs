@@ -282,7 +282,7 @@ fn warnings(recipe: &Recipe, records: Option<&TeacherRows>, student: &Decoder) -
 /// The memory a run of this shape takes.
 pub fn plan_memory(spec: &StepSpec, settings: &Settings, caps: &Caps, evaluate: bool) -> Result<Memory> {
     let plans = Graphs::record(spec, caps, evaluate)?.plans()?;
-    let weights = |decoder: &Decoder| 4 * (decoder.parameter_count() + spec.context * decoder.config.rope.dims) as u64;
+    let weights = |decoder: &Decoder| 4 * decoder.parameter_count() as u64 + decoder.rope_bytes(spec.context);
     let adapters = spec.trained.lora.iter().flat_map(Lora::parameters).map(|p| 4 * p.shape.numel() as u64).sum::<u64>();
     let mut inputs = BTreeMap::new();
     for plan in &plans {

@@ -4,7 +4,7 @@ use super::recipe::{Function, LossFunction, MissingProbability};
 use super::trained::Trained;
 use crate::Result;
 use crate::device::Caps;
-use crate::graph::{DType, Graph, Shape, Store};
+use crate::graph::{DType, Graph, Shape, Store, Tensor};
 use crate::losses::{Against, Head, Live, Loss, chunk_rows, evaluate_head, fused_head};
 use crate::models::Decoder;
 use crate::nn::{BatchInputs, Params};
@@ -69,6 +69,11 @@ impl StepSpec {
         self.batch * self.context
     }
 
+    /// The head of the student or of a live teacher, over the tokens that both have.
+    fn head<'a>(&self, decoder: &Decoder, weight: &'a [Tensor]) -> Head<'a> {
+        Head { weight, vocab: self.vocabulary, softcap: decoder.config.logit_softcap }
+    }
+
     /// The graph of one micro-batch: forward, losses, and every gradient added to the parameters' gradients.
     /// Externals besides the batch's: `train.labels` u32 [N], `train.weights` f32 [N] (1 / valid tokens of the whole
     /// optimiser step, 0 where a row does not count), the teacher's records, the metrics ring.
@@ -93,8 +98,8 @@ impl StepSpec {
             let weights = ops::scale(&mut g, weights, loss.weight as f32);
             losses.push(match (loss.function, teacher_hidden, &teacher_head) {
                 (Function::CrossEntropy, ..) => Loss::CrossEntropy { labels, weights },
-                (Function::Kl { temperature, .. }, Some((_, hidden)), Some(weight)) => Loss::DenseKl {
-                    teacher: Live { hidden, head: Head { weight, vocab: self.vocabulary } },
+                (Function::Kl { temperature, .. }, Some((teacher, hidden)), Some(weight)) => Loss::DenseKl {
+                    teacher: Live { hidden, head: self.head(teacher, weight) },
                     temperature: temperature as f32,
                     weights,
                 },
@@ -104,7 +109,7 @@ impl StepSpec {
             });
         }
         let head = [self.student.head_weight(&mut g, &trained)];
-        let head = Head { weight: &head, vocab: self.vocabulary };
+        let head = self.head(&self.student, &head);
         let rows = chunk_rows(self.student.config.vocab_size, caps);
         let fused = fused_head(&mut g, hidden, &head, &losses, rows, true)?;
         if let Some(d_hidden) = fused.d_hidden {
@@ -153,19 +158,19 @@ impl StepSpec {
         let frozen = Params { lora: self.trained.lora.as_ref(), ..Params::frozen("") };
         let hidden = self.student.forward(&mut g, &frozen, &batch, false)?;
         let head = [self.student.head_weight(&mut g, &frozen)];
-        let head = Head { weight: &head, vocab: self.vocabulary };
+        let head = self.head(&self.student, &head);
         let rows = chunk_rows(self.student.config.vocab_size, caps);
         let live_params = Params::frozen(TEACHER);
         let live = match &self.teacher {
             TeacherInput::Live(teacher) => {
                 let hidden = teacher.forward(&mut g, &live_params, &batch, false)?;
-                Some((hidden, [teacher.head_weight(&mut g, &live_params)]))
+                Some((teacher, hidden, [teacher.head_weight(&mut g, &live_params)]))
             }
             _ => None,
         };
         let teacher = match (&self.teacher, &live) {
-            (_, Some((hidden, weight))) => {
-                Against::Live(Live { hidden: *hidden, head: Head { weight, vocab: self.vocabulary } })
+            (_, Some((teacher, hidden, weight))) => {
+                Against::Live(Live { hidden: *hidden, head: self.head(teacher, weight) })
             }
             (TeacherInput::Sparse { sampled: false, .. }, None) => {
                 Against::Stored(self.records(&mut g, &names, 1.0, MissingProbability::Ghost))

@@ -6,6 +6,7 @@ use super::recipe::{Config, SaveDtype, Student};
 use crate::formats::{self, Adapter, Dtype, ModelFolder, TensorSpec, Tokenizer, hub, read_json, write_safetensors};
 use crate::graph::Store;
 use crate::models::{self, Decoder, LayerMap, load_parameters, random_parameters};
+use crate::nn::ParamSpec;
 use crate::{Error, Result};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -56,7 +57,7 @@ impl Origin {
                 let folder = open_model(layers_of)?;
                 let whole = models::from_config(folder.path(), &folder.config)?;
                 let map = LayerMap::new(layers, whole.config.num_hidden_layers)?;
-                let decoder = models::from_config(folder.path(), &map.config(&folder.config))?;
+                let decoder = models::from_config(folder.path(), &map.config(&whole.config.source))?;
                 let lineage = format!("layers {layers:?} of `{layers_of}`, with its embeddings, final norm and head");
                 Ok(Origin::of_folder(folder, decoder, Some(map), lineage))
             }
@@ -127,16 +128,21 @@ pub fn write_folder(
         SaveDtype::Bfloat16 => (Dtype::Bf16, "bfloat16"),
         SaveDtype::Float16 => (Dtype::F16, "float16"),
     };
-    let spec = |p: crate::nn::ParamSpec| TensorSpec { name: p.name, dtype, shape: p.shape.to_vec() };
-    let specs: Vec<TensorSpec> = decoder.parameters().into_iter().map(spec).collect();
+    let parameters: BTreeMap<String, ParamSpec> =
+        decoder.parameters().into_iter().map(|p| (p.name.clone(), p)).collect();
+    let stored = |p: ParamSpec| TensorSpec { dtype, shape: decoder.stored_shape(&p).to_vec(), name: p.name };
+    let specs: Vec<TensorSpec> = decoder.parameters().into_iter().map(stored).collect();
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     write_safetensors(&folder.join("model.safetensors"), &specs, &metadata, |spec| {
         let values = pollster::block_on(store.read_f32(&format!("{prefix}{}", spec.name)))?;
-        Ok(Cow::Owned(values))
+        Ok(Cow::Owned(match parameters.get(&spec.name) {
+            Some(parameter) => decoder.stored_values(parameter, values),
+            None => values,
+        }))
     })?;
     let mut config = decoder.config.source.clone();
     config["torch_dtype"] = torch_name.into();
-    config["architectures"] = serde_json::json!(["LlamaForCausalLM"]);
+    config["architectures"] = serde_json::json!([decoder.config.architecture]);
     if let Some(tokenizer) = tokenizer {
         tokenizer.save(folder)?;
     }

@@ -55,6 +55,11 @@ impl Trained {
         !self.frozen.contains(name)
     }
 
+    /// Whether `name` is an adapter's parameter.
+    pub fn adapts(&self, name: &str) -> bool {
+        self.lora.is_some() && name.contains(".lora_")
+    }
+
     /// The trained parameters: the network's in its order, then the adapters'.
     pub fn parameters(&self, decoder: &Decoder) -> Vec<ParamSpec> {
         let own = decoder.parameters().into_iter().filter(|p| self.includes(&p.name));
@@ -100,7 +105,7 @@ impl Trained {
         let frozen = decoder.parameters().into_iter().filter(|p| !self.includes(&p.name));
         let frozen: Vec<(String, Shape)> = frozen.map(|p| (p.name, p.shape)).collect();
         store.arena("frozen", &frozen)?;
-        decoder.allocate_tables(store, "", positions)?;
+        decoder.allocate_rope(store, "", positions)?;
         Ok(groups)
     }
 }

@@ -3,7 +3,7 @@
 use super::batch::{write_training_batch, write_weights};
 use super::evaluate::Evaluator;
 use super::metrics::Evaluation;
-use super::recipe::{Function, Recipe};
+use super::recipe::Recipe;
 use super::step::{METRICS, provide};
 use super::teacher_rows::TeacherRows;
 use super::trained::Trained;
@@ -211,9 +211,5 @@ fn finite(report: &StepReport) -> Result<()> {
 
 /// The recipe's losses by name, in order.
 pub fn loss_names(recipe: &Recipe) -> Vec<&'static str> {
-    let name = |function: &Function| match function {
-        Function::CrossEntropy => "cross_entropy",
-        Function::Kl { .. } => "kl",
-    };
-    recipe.loss_functions.iter().map(|loss| name(&loss.function)).collect()
+    recipe.loss_functions.iter().map(|loss| loss.function.name()).collect()
 }

@@ -48,6 +48,8 @@ pub struct AdapterConfig {
     pub use_dora: bool,
     /// The scale is `lora_alpha` over the root of `r`.
     pub use_rslora: bool,
+    /// The model's checkpoints hold the adapted weights as [in, out] (GPT-2).
+    pub fan_in_fan_out: bool,
 }
 
 /// An adapter that was opened.
@@ -81,7 +83,7 @@ impl AdapterConfig {
             "modules_to_save": if self.modules_to_save.is_empty() { Value::Null } else { json!(self.modules_to_save) },
             "use_dora": self.use_dora,
             "use_rslora": self.use_rslora,
-            "fan_in_fan_out": false,
+            "fan_in_fan_out": self.fan_in_fan_out,
             "init_lora_weights": true,
             "rank_pattern": {},
             "alpha_pattern": {},
@@ -128,6 +130,7 @@ impl AdapterConfig {
             modules_to_save: names("modules_to_save"),
             use_dora: flag("use_dora")?,
             use_rslora: flag("use_rslora")?,
+            fan_in_fan_out: flag("fan_in_fan_out")?,
         })
     }
 }

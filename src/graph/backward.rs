@@ -8,13 +8,16 @@ use std::sync::Arc;
 
 impl Graph {
     /// Appends the gradient ops of everything recorded so far. `seeds` are pairs of a tensor and the gradient
-    /// that flows into it from outside (from a fused loss, say). Afterwards [`Graph::grad`] gives each leaf's gradient.
+    /// that flows into it from outside (from a fused loss, say); a tensor may have one seed, and its gradient's memory is
+    /// taken over: what else flows into the tensor is added there. Afterwards [`Graph::grad`] gives each leaf's gradient.
     pub fn backward(&mut self, seeds: &[(Tensor, Tensor)]) -> Result<()> {
         for &(tensor, grad) in seeds {
             if tensor.shape.numel() != grad.shape.numel() {
                 return Err(Error::internal(format!("gradient {grad:?} for {tensor:?}")));
             }
-            self.grads.insert(self.original(tensor), grad);
+            if let Some(first) = self.grads.insert(self.original(tensor), grad) {
+                return Err(Error::internal(format!("two gradients, {first:?} and {grad:?}, for {tensor:?}")));
+            }
         }
         let segments = std::mem::take(&mut self.segments);
         let mut recomputed: Option<(usize, HashMap<u32, Tensor>)> = None;

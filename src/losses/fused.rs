@@ -73,7 +73,7 @@ pub fn fused_head(
             LossInto { loss_rows: *loss_rows, dz } = loss.record(g, chunk, &mut normalisers, &rows, into);
         }
         if let Some(dz) = dz {
-            d_hidden = head.gradients(g, hidden, &rows, dz, d_hidden);
+            d_hidden = head.gradients(g, hidden, &rows, [z, dz], d_hidden);
         }
     }
     Ok(Fused { loss_rows, d_hidden })

@@ -17,6 +17,8 @@ pub struct Head<'a> {
     pub weight: &'a [Tensor],
     /// Tokens; rows past them are padding.
     pub vocab: usize,
+    /// Logits are `cap * tanh(logit / cap)` (Gemma 2).
+    pub softcap: Option<f32>,
 }
 
 /// A teacher on the same device: its last hidden states `[N, d_teacher]` for the student's rows, and its head.
@@ -63,26 +65,29 @@ impl Head<'_> {
     /// Logits `[R, columns]` of some rows of `hidden` `[N, d]`.
     pub(super) fn logits(&self, g: &mut Graph, hidden: Tensor, rows: &Range<usize>) -> Tensor {
         let x = View::rows_of(hidden, rows.clone());
-        if let [weight] = *self.weight {
-            return ops::matmul(g, Layout::NT, x, weight);
-        }
-        let mut z = ops::zeros(g, [rows.len(), self.columns()]);
-        for (&weight, columns) in self.weight.iter().zip(self.blocks()) {
-            z = ops::matmul_into(g, Layout::NT, x, weight, View::cols_of(z, columns), false);
-        }
-        z
+        let z = match *self.weight {
+            [weight] => ops::matmul(g, Layout::NT, x, weight),
+            _ => {
+                let zeros = ops::zeros(g, [rows.len(), self.columns()]);
+                self.weight.iter().zip(self.blocks()).fold(zeros, |z, (&weight, columns)| {
+                    ops::matmul_into(g, Layout::NT, x, weight, View::cols_of(z, columns), false)
+                })
+            }
+        };
+        self.softcap.map_or(z, |cap| ops::softcap(g, z, cap))
     }
 
-    /// From the gradient of the logits of some rows: writes those rows of `d_hidden` `[N, d]`, if that is wanted (and
+    /// From the gradient `dz` of the logits `z` of some rows: writes those rows of `d_hidden` `[N, d]`, if that is wanted (and
     /// returns its new handle), and adds to the gradients of the weights that are trained.
     pub(super) fn gradients(
         &self,
         g: &mut Graph,
         hidden: Tensor,
         rows: &Range<usize>,
-        dz: Tensor,
+        [z, dz]: [Tensor; 2],
         mut d_hidden: Option<Tensor>,
     ) -> Option<Tensor> {
+        let dz = self.softcap.map_or(dz, |cap| ops::softcap_grad(g, z, dz, cap));
         let x = View::rows_of(hidden, rows.clone());
         for (i, (&weight, columns)) in self.weight.iter().zip(self.blocks()).enumerate() {
             let dz = View::cols_of(dz, columns);

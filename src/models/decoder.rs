@@ -1,13 +1,12 @@
-//! The common decoder block: norm, attention, norm, MLP, with a residual stream through all of it.
+//! A decoder: its parameters, and its forward passes recorded into a graph.
 
-use super::DecoderConfig;
+use super::block::Pass;
+use super::config::{DecoderConfig, Mlp, Qkv};
+use super::{Taps, Traced};
 use crate::Result;
-use crate::graph::{DType, Graph, Shape, Tensor};
-use crate::nn::{self, BatchInputs, ParamSpec, Params};
-use crate::ops;
-
-/// External tensor with the rotary table, [positions, head_dim]; written once per store and model prefix.
-pub const ROPE_TABLE: &str = "rope";
+use crate::graph::{Graph, Shape, Tensor};
+use crate::nn::{BatchInputs, ParamSpec, Params};
+use crate::ops::{self, Layout, View};
 
 /// A decoder-only transformer that can be recorded into a graph.
 #[derive(Debug, Clone)]
@@ -39,34 +38,55 @@ impl Decoder {
 
     /// Every parameter with its shape, in the order of the network.
     pub fn parameters(&self) -> Vec<ParamSpec> {
-        let c = &self.config;
-        let (d, f) = (c.hidden_size, c.intermediate_size);
-        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        let mut specs = Vec::new();
-        let mut add = |name: String, shape: Shape| specs.push(ParamSpec { name, shape });
-        add("model.embed_tokens.weight".into(), [c.vocab_size, d].into());
-        for layer in 0..c.num_hidden_layers {
-            let at = format!("model.layers.{layer}");
-            add(format!("{at}.input_layernorm.weight"), [d].into());
-            for (name, out, inner) in [("q_proj", q, d), ("k_proj", kv, d), ("v_proj", kv, d), ("o_proj", d, q)] {
-                add(format!("{at}.self_attn.{name}.weight"), [out, inner].into());
-                if c.attention_bias {
-                    add(format!("{at}.self_attn.{name}.bias"), [out].into());
-                }
-            }
-            add(format!("{at}.post_attention_layernorm.weight"), [d].into());
-            for (name, out, inner) in [("gate_proj", f, d), ("up_proj", f, d), ("down_proj", d, f)] {
-                add(format!("{at}.mlp.{name}.weight"), [out, inner].into());
-                if c.mlp_bias {
-                    add(format!("{at}.mlp.{name}.bias"), [out].into());
-                }
-            }
+        let (c, names) = (&self.config, &self.config.names);
+        let mut specs = vec![spec(format!("{}.weight", names.embedding), [c.vocab_size, c.hidden_size])];
+        if let Some(name) = names.positions {
+            specs.push(spec(format!("{name}.weight"), [c.max_position_embeddings, c.hidden_size]));
         }
-        add("model.norm.weight".into(), [d].into());
+        (0..c.num_hidden_layers).for_each(|layer| self.block_parameters(layer, &mut specs));
+        specs.extend(c.norm.parameters(names.final_norm, c.hidden_size));
         if !c.tie_word_embeddings {
-            add("lm_head.weight".into(), [c.vocab_size, d].into());
+            specs.push(spec("lm_head.weight".into(), [c.vocab_size, c.hidden_size]));
         }
         specs
+    }
+
+    fn block_parameters(&self, layer: usize, specs: &mut Vec<ParamSpec>) {
+        let (c, names) = (&self.config, &self.config.names);
+        let (d, f) = (c.hidden_size, c.intermediate_size);
+        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+        let at = |name: &str| format!("{}.{layer}.{name}", names.layers);
+        let linear = |name: &str, out: usize, inner: usize, bias: bool| {
+            let bias = bias.then(|| spec(format!("{}.bias", at(name)), [out]));
+            [Some(spec(format!("{}.weight", at(name)), [out, inner])), bias].into_iter().flatten()
+        };
+        let norm = |name: Option<&'static str>, width: usize| {
+            name.into_iter().flat_map(move |n| c.norm.parameters(&at(n), width))
+        };
+        specs.extend(norm(Some(names.attention_norm), d));
+        match names.qkv {
+            Qkv::Split([wq, wk, wv]) => {
+                specs.extend(
+                    [(wq, q), (wk, kv), (wv, kv)].into_iter().flat_map(|(n, out)| linear(n, out, d, c.qkv_bias)),
+                );
+            }
+            Qkv::Fused(name) => specs.extend(linear(name, q + 2 * kv, d, c.qkv_bias)),
+        }
+        specs.extend(names.head_norms.into_iter().flatten().flat_map(|name| norm(Some(name), c.head_dim)));
+        specs.extend(linear(names.out, d, q, c.out_bias));
+        specs.extend(norm(names.post_attention_norm, d));
+        specs.extend(norm(names.mlp_norm, d));
+        if let Mlp::Gated { gate, .. } = c.mlp {
+            specs.extend(linear(gate, f, d, c.mlp_bias));
+        }
+        specs.extend(linear(names.up, f, d, c.mlp_bias));
+        specs.extend(linear(names.down, d, f, c.mlp_bias));
+        specs.extend(norm(names.post_mlp_norm, d));
+    }
+
+    /// Names of the externals that hold the tables of its rotary positions, [positions, rotated dimensions] each.
+    pub fn rope_tables(&self, prefix: &str) -> impl Iterator<Item = String> {
+        (0..self.config.ropes.len()).map(move |which| format!("{prefix}rope.{which}"))
     }
 
     /// Number of weights.
@@ -77,14 +97,31 @@ impl Decoder {
     /// Records the network from token ids to the final normed hidden states [N, hidden]. With `recompute`, each
     /// block's inner activations are computed again in the backward pass instead of kept.
     pub fn forward(&self, g: &mut Graph, params: &Params<'_>, batch: &BatchInputs, recompute: bool) -> Result<Tensor> {
-        let c = &self.config;
-        let mut h = nn::embedding(g, params, "model.embed_tokens", batch, [c.vocab_size, c.hidden_size])?;
-        let table = self.rope_table(g, params, batch.context);
-        for layer in 0..c.num_hidden_layers {
-            let block = |g: &mut Graph| self.block(g, params, layer, h, batch, table, None);
-            h = if recompute { g.checkpoint(block) } else { block(g) };
+        Ok(self.forward_traced(g, params, batch, recompute, &Taps::default())?.hidden)
+    }
+
+    /// The same, with handles of the inner tensors that `taps` names. What nobody reads of them costs no memory.
+    pub fn forward_traced(
+        &self,
+        g: &mut Graph,
+        params: &Params<'_>,
+        batch: &BatchInputs,
+        recompute: bool,
+        taps: &Taps,
+    ) -> Result<Traced> {
+        taps.check(self.config.num_hidden_layers)?;
+        let (pass, mut h) = Pass::start(g, self, params, batch, None)?;
+        let (mut states, mut relations) = (vec![h], Vec::new());
+        for layer in 0..self.config.num_hidden_layers {
+            let block = |g: &mut Graph| pass.block(g, layer, h);
+            let (next, qkv) = if recompute { g.checkpoint(block) } else { block(g) };
+            h = next;
+            states.push(h);
+            relations.push(qkv);
         }
-        Ok(nn::rms_norm(g, params, "model.norm", h, c.rms_norm_eps))
+        states.pop();
+        states.push(pass.final_norm(g, h));
+        taps.pick(&states, &relations)
     }
 
     /// Records the network for decoding: the batch's rows are new tokens at `batch.positions`, earlier ones are in
@@ -96,83 +133,29 @@ impl Decoder {
         batch: &BatchInputs,
         cache: KvCache,
     ) -> Result<Tensor> {
-        let c = &self.config;
-        let mut h = nn::embedding(g, params, "model.embed_tokens", batch, [c.vocab_size, c.hidden_size])?;
-        let table = self.rope_table(g, params, batch.context);
-        for layer in 0..c.num_hidden_layers {
-            h = self.block(g, params, layer, h, batch, table, Some(cache));
+        let (pass, mut h) = Pass::start(g, self, params, batch, Some(cache))?;
+        for layer in 0..self.config.num_hidden_layers {
+            (h, _) = pass.block(g, layer, h);
         }
-        Ok(nn::rms_norm(g, params, "model.norm", h, c.rms_norm_eps))
+        Ok(pass.final_norm(g, h))
     }
 
     /// The LM head's weight [vocab, hidden]: its own or the embedding's.
     pub fn head_weight(&self, g: &mut Graph, params: &Params<'_>) -> Tensor {
-        let name = if self.config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
-        params.get(g, name, [self.config.vocab_size, self.config.hidden_size])
-    }
-
-    /// The rotary table's external; its rows are the positions that can occur.
-    fn rope_table(&self, g: &mut Graph, params: &Params<'_>, positions: usize) -> Tensor {
-        g.external(&format!("{}{ROPE_TABLE}", params.prefix), [positions, self.config.rope.dims], DType::F32)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn block(
-        &self,
-        g: &mut Graph,
-        params: &Params<'_>,
-        layer: usize,
-        h: Tensor,
-        batch: &BatchInputs,
-        table: Tensor,
-        cache: Option<KvCache>,
-    ) -> Tensor {
         let c = &self.config;
-        let at = format!("model.layers.{layer}");
-        let attended = self.attention(g, params, layer, h, batch, table, cache);
-        let out = format!("{at}.self_attn.o_proj");
-        let h = nn::linear(g, params, &out, attended, c.hidden_size, c.attention_bias, Some(h));
-        let names = [&*format!("{at}.post_attention_layernorm"), &*format!("{at}.mlp")];
-        nn::gated_mlp(g, params, names, h, c.rms_norm_eps, c.intermediate_size, c.mlp_bias)
+        let name = if c.tie_word_embeddings { c.names.embedding } else { "lm_head" };
+        params.get(g, &format!("{name}.weight"), [c.vocab_size, c.hidden_size])
     }
 
-    /// Heads of attention over the norm of h [N, hidden]; returns [N, heads * head_dim], before the output projection.
-    #[allow(clippy::too_many_arguments)]
-    fn attention(
-        &self,
-        g: &mut Graph,
-        params: &Params<'_>,
-        layer: usize,
-        h: Tensor,
-        batch: &BatchInputs,
-        table: Tensor,
-        cache: Option<KvCache>,
-    ) -> Tensor {
-        let c = &self.config;
-        let (n, at) = (h.shape.rows(), format!("model.layers.{layer}"));
-        // The norm is cheap beside the projections: computed again in the backward pass, not kept.
-        let [q, k, mut v] = g.checkpoint(|g| {
-            let x = nn::rms_norm(g, params, &format!("{at}.input_layernorm"), h, c.rms_norm_eps);
-            let heads = [c.num_attention_heads, c.num_key_value_heads, c.num_key_value_heads];
-            [("q_proj", heads[0]), ("k_proj", heads[1]), ("v_proj", heads[2])].map(|(part, heads)| {
-                let name = format!("{at}.self_attn.{part}");
-                let y = nn::linear(g, params, &name, x, heads * c.head_dim, c.attention_bias, None);
-                g.reshape(y, [n, heads, c.head_dim])
-            })
-        });
-        let q = ops::rope(g, q, batch.positions, table);
-        let mut k = ops::rope(g, k, batch.positions, table);
-        if let Some(KvCache { positions }) = cache {
-            let width = c.num_key_value_heads * c.head_dim;
-            [k, v] = [(k, 0), (v, 1)].map(|(new, which)| {
-                let held = g.external(&KvCache::names(layer)[which], [positions, width], DType::F32);
-                let new = g.reshape(new, [n, width]);
-                let held = ops::write_rows(g, held, new, batch.positions);
-                g.reshape(held, [positions, c.num_key_value_heads, c.head_dim])
-            });
-        }
-        let scale = 1.0 / (c.head_dim as f32).sqrt();
-        let y = ops::attention(g, q, k, v, batch.ranges, scale, 0.0);
-        g.reshape(y, [n, c.num_attention_heads * c.head_dim])
+    /// All logits [N, vocab] of the final hidden states at once: for decoding. Training goes chunk by chunk
+    /// ([`crate::losses::fused_head`]).
+    pub fn logits(&self, g: &mut Graph, params: &Params<'_>, hidden: Tensor) -> Tensor {
+        let weight = self.head_weight(g, params);
+        let logits = ops::matmul(g, Layout::NT, View::from(hidden), View::from(weight));
+        self.config.logit_softcap.map_or(logits, |cap| ops::softcap(g, logits, cap))
     }
+}
+
+fn spec(name: String, shape: impl Into<Shape>) -> ParamSpec {
+    ParamSpec { name, shape: shape.into() }
 }

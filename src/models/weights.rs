@@ -1,10 +1,9 @@
 //! Parameters into a store: from a checkpoint (all layers or chosen ones) or at random.
 
 use super::Decoder;
-use super::decoder::ROPE_TABLE;
 use crate::formats::Tensors;
 use crate::graph::{DType, Shape, Store};
-use crate::nn::ParamSpec;
+use crate::nn::{Norm, ParamSpec};
 use crate::random::SplitMix64;
 use crate::{Error, Result};
 use serde_json::{Value, json};
@@ -27,10 +26,11 @@ impl LayerMap {
         Ok(LayerMap(layers.to_vec()))
     }
 
-    /// The configuration of the smaller model.
+    /// The configuration of the smaller model; `source` is that of [`super::DecoderConfig::source`].
     pub fn config(&self, source: &Value) -> Value {
         let mut config = source.clone();
-        config["num_hidden_layers"] = json!(self.0.len());
+        let layers = if source.get("n_layer").is_some() { "n_layer" } else { "num_hidden_layers" };
+        config[layers] = json!(self.0.len());
         if let Some(types) = source.get("layer_types").and_then(Value::as_array) {
             let chosen: Vec<_> = self.0.iter().filter_map(|&layer| types.get(layer).cloned()).collect();
             config["layer_types"] = json!(chosen);
@@ -38,11 +38,12 @@ impl LayerMap {
         config
     }
 
-    /// The source's name of the student's parameter `name`.
-    fn source_name(&self, name: &str) -> String {
-        let parts = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+    /// The source's name of the student's parameter `name`, in a family whose block numbers follow `layers`.
+    fn source_name(&self, layers: &str, name: &str) -> String {
+        let within = name.strip_prefix(layers).and_then(|rest| rest.strip_prefix('.'));
+        let parts = within.and_then(|rest| rest.split_once('.'));
         match parts.and_then(|(layer, rest)| Some((self.0.get(layer.parse::<usize>().ok()?)?, rest))) {
-            Some((layer, rest)) => format!("model.layers.{layer}.{rest}"),
+            Some((layer, rest)) => format!("{layers}.{layer}.{rest}"),
             None => name.to_owned(),
         }
     }
@@ -50,22 +51,53 @@ impl LayerMap {
 
 impl Decoder {
     /// Gives every parameter memory in `store` under `prefix` as two arenas, `PREFIXdecay` for matrices (which
-    /// weight decay shrinks) and `PREFIXplain` for vectors, and writes the rotary table for `positions`.
+    /// weight decay shrinks) and `PREFIXplain` for vectors, and writes the rotary tables for `positions`.
     /// Returns the pages of both.
     pub fn allocate(&self, store: &mut Store, prefix: &str, positions: usize) -> Result<[Vec<String>; 2]> {
         let [matrices, vectors] = self.groups(prefix);
         let pages =
             [store.arena(&format!("{prefix}decay"), &matrices)?, store.arena(&format!("{prefix}plain"), &vectors)?];
-        self.allocate_tables(store, prefix, positions)?;
+        self.allocate_rope(store, prefix, positions)?;
         Ok(pages)
     }
 
-    /// Gives what is no parameter memory in `store` under `prefix`, and writes it: the rotary table for `positions`.
-    pub fn allocate_tables(&self, store: &mut Store, prefix: &str, positions: usize) -> Result<()> {
-        let rope = &self.config.rope;
-        let name = format!("{prefix}{ROPE_TABLE}");
-        store.add(&name, [positions, rope.dims], DType::F32)?;
-        store.write(&name, &rope.table(positions))
+    /// Gives the rotary tables for `positions` memory in `store`, and writes them.
+    pub fn allocate_rope(&self, store: &mut Store, prefix: &str, positions: usize) -> Result<()> {
+        for (name, rope) in self.rope_tables(prefix).zip(&self.config.ropes) {
+            store.add(&name, [positions, rope.dims], DType::F32)?;
+            store.write(&name, &rope.table(positions))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of the rotary tables for `positions`.
+    pub fn rope_bytes(&self, positions: usize) -> u64 {
+        4 * self.config.ropes.iter().map(|rope| (positions * rope.dims) as u64).sum::<u64>()
+    }
+
+    /// A parameter's shape in checkpoints, which hold some families' matrices transposed.
+    pub fn stored_shape(&self, spec: &ParamSpec) -> Shape {
+        if self.transposed(spec) { [spec.shape[1], spec.shape[0]].into() } else { spec.shape }
+    }
+
+    /// A parameter's values as checkpoints hold them, from those in memory.
+    pub fn stored_values(&self, spec: &ParamSpec, values: Vec<f32>) -> Vec<f32> {
+        if self.transposed(spec) { transpose(&values, spec.shape[1]) } else { values }
+    }
+
+    fn transposed(&self, spec: &ParamSpec) -> bool {
+        self.config.conv1d && spec.shape.len() == 2 && spec.name.starts_with(self.config.names.layers)
+    }
+
+    /// The name under which a checkpoint holds `name`: without the base model's prefix where the file was saved from
+    /// there, as GPT-2's was.
+    fn name_in(&self, tensors: &Tensors, name: String) -> String {
+        let base =
+            self.config.names.layers.split_once('.').and_then(|(base, _)| name.strip_prefix(base)?.strip_prefix('.'));
+        match base.filter(|base| !tensors.contains(&name) && tensors.contains(base)) {
+            Some(base) => base.to_owned(),
+            None => name,
+        }
     }
 
     /// Parameters with at least two dimensions, then the others, named with `prefix`.
@@ -85,10 +117,13 @@ pub fn load_parameters(
     tensors: &Tensors,
     layers: Option<&LayerMap>,
 ) -> Result<()> {
-    let source_name = |name: &str| layers.map_or(name.to_owned(), |map| map.source_name(name));
+    let source_name = |name: &str| {
+        let name = layers.map_or(name.to_owned(), |map| map.source_name(decoder.config.names.layers, name));
+        decoder.name_in(tensors, name)
+    };
     let specs = decoder.parameters();
     for spec in &specs {
-        tensors.expect_shape(&source_name(&spec.name), &spec.shape)?;
+        tensors.expect_shape(&source_name(&spec.name), &decoder.stored_shape(spec))?;
     }
     let mut values = Vec::new();
     for spec in &specs {
@@ -100,9 +135,20 @@ pub fn load_parameters(
             let complaint = complaint.expected("finite numbers").found(format!("{found} at value {at}"));
             return complaint.help("the weights are damaged: fetch or train them again").err();
         }
-        store.write(&format!("{prefix}{}", spec.name), &values)?;
+        let place = format!("{prefix}{}", spec.name);
+        if decoder.transposed(spec) {
+            store.write(&place, &transpose(&values, spec.shape[0]))?;
+        } else {
+            store.write(&place, &values)?;
+        }
     }
     Ok(())
+}
+
+/// The transpose of a matrix of `cols` columns.
+fn transpose(values: &[f32], cols: usize) -> Vec<f32> {
+    let rows = values.len() / cols.max(1);
+    (0..values.len()).map(|i| values[i % rows * cols + i / rows]).collect()
 }
 
 /// The first value that is not finite, and where.
@@ -111,15 +157,24 @@ fn not_finite(values: &[f32]) -> Option<(usize, f32)> {
 }
 
 /// Random parameters as transformers initialises them: matrices normal with `initializer_range` (0.02 if the
-/// config has none), norms one, biases zero. The same seed gives the same weights on every machine.
+/// config has none; GPT-2's on the residual stream smaller, by the square root of their number), norms as they leave
+/// their input, biases zero. The same seed gives the same weights on every machine.
 pub fn random_parameters(decoder: &Decoder, store: &Store, prefix: &str, seed: u64) -> Result<()> {
-    let range = decoder.config.source.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
+    let c = &decoder.config;
+    let range = c.source.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
+    let residual = [c.names.out, c.names.down].map(|name| format!(".{name}.weight"));
+    let shrunk = |name: &str| c.conv1d && residual.iter().any(|end| name.ends_with(end));
+    let neutral = if let Norm::RmsPlusOne(_) = c.norm { 0.0 } else { 1.0 };
     let mut random = SplitMix64::new(seed);
     for spec in decoder.parameters() {
         let values: Vec<f32> = match spec.shape.len() {
             1 if spec.name.ends_with(".bias") => vec![0.0; spec.shape.numel()],
-            1 => vec![1.0; spec.shape.numel()],
-            _ => (0..spec.shape.numel()).map(|_| (random.normal() * range) as f32).collect(),
+            1 => vec![neutral; spec.shape.numel()],
+            _ => {
+                let parts = if shrunk(&spec.name) { 2.0 * c.num_hidden_layers as f64 } else { 1.0 };
+                let range = range / parts.sqrt();
+                (0..spec.shape.numel()).map(|_| (random.normal() * range) as f32).collect()
+            }
         };
         store.write(&format!("{prefix}{}", spec.name), &values)?;
     }
@@ -133,9 +188,12 @@ mod tests {
     #[test]
     fn chosen_layers_are_renamed_and_checked() {
         let map = LayerMap::new(&[0, 5, 29], 30).unwrap();
-        assert_eq!(map.source_name("model.layers.1.mlp.up_proj.weight"), "model.layers.5.mlp.up_proj.weight");
-        assert_eq!(map.source_name("model.norm.weight"), "model.norm.weight");
-        assert_eq!(map.config(&json!({"num_hidden_layers": 30}))["num_hidden_layers"], 3);
+        let name = |name: &str| map.source_name("model.layers", name);
+        assert_eq!(name("model.layers.1.mlp.up_proj.weight"), "model.layers.5.mlp.up_proj.weight");
+        assert_eq!(name("model.norm.weight"), "model.norm.weight");
+        assert_eq!(map.source_name("transformer.h", "transformer.h.2.ln_1.bias"), "transformer.h.29.ln_1.bias");
+        assert_eq!(map.config(&json!({"num_hidden_layers": 30})), json!({"num_hidden_layers": 3}));
+        assert_eq!(map.config(&json!({"n_layer": 30})), json!({"n_layer": 3}));
         assert!(LayerMap::new(&[0, 30], 30).is_err() && LayerMap::new(&[3, 3], 30).is_err());
     }
 }

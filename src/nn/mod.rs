@@ -1,52 +1,16 @@
 //! Layers: a few lines each over the ops, named as in the literature.
 
+mod batch;
 mod lora;
 mod params;
 pub mod rotary;
 
+pub use batch::{BatchInputs, windows_in};
 pub use lora::{Lora, LoraNames};
 pub use params::{ParamSpec, Params};
 
-use crate::Result;
-use crate::graph::{DType, Graph, Shape, Tensor};
-use crate::ops::{self, Ranges, Segments};
-
-/// A token batch's tensors on the device; all external, written by whoever packs the batch. N rows in all.
-#[derive(Debug, Clone, Copy)]
-pub struct BatchInputs {
-    /// Token ids, u32 [N].
-    pub tokens: Tensor,
-    /// Position of each row in its document, u32 [N].
-    pub positions: Tensor,
-    /// Which rows may see which.
-    pub ranges: Ranges,
-    /// Rows sorted by token, for the embedding's gradient; absent where nothing is trained.
-    pub segments: Option<Segments>,
-    /// Positions are below this.
-    pub context: usize,
-}
-
-impl BatchInputs {
-    /// Declares the inputs of a batch of `n` rows as externals `PREFIX.tokens`, `PREFIX.positions`,
-    /// `PREFIX.query_range` and, with `train`, those that only gradients need: `PREFIX.key_range`,
-    /// `PREFIX.segment_order`, `PREFIX.segment_start`, `PREFIX.segment_token`.
-    pub fn declare(g: &mut Graph, prefix: &str, n: usize, context: usize, train: bool) -> BatchInputs {
-        let mut input = |name: &str, shape: Shape| g.external(&format!("{prefix}.{name}"), shape, DType::U32);
-        let key = train.then(|| input("key_range", [n, 2].into()));
-        let segments = train.then(|| Segments {
-            order: input("segment_order", [n].into()),
-            starts: input("segment_start", [n + 1].into()),
-            tokens: input("segment_token", [n].into()),
-        });
-        BatchInputs {
-            tokens: input("tokens", [n].into()),
-            positions: input("positions", [n].into()),
-            ranges: Ranges { query: input("query_range", [n, 2].into()), key },
-            segments,
-            context,
-        }
-    }
-}
+use crate::graph::{Graph, Tensor};
+use crate::ops::{self, Segments};
 
 /// y = x W^T (+ b) (+ residual); parameters `name.weight` [out, in] and, if `bias`, `name.bias` [out]; adapted where
 /// `params` say so.
@@ -67,42 +31,73 @@ pub fn linear(
     }
 }
 
-/// Root-mean-square norm over the last axis with parameter `name.weight` [d].
-pub fn rms_norm(g: &mut Graph, params: &Params<'_>, name: &str, x: Tensor, eps: f64) -> Tensor {
-    let weight = params.get(g, &format!("{name}.weight"), [x.shape.cols()]);
-    ops::rms_norm(g, x, weight, eps as f32)
+/// The norms of the decoder families, each with its epsilon.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Norm {
+    /// Root-mean-square norm with a weight.
+    Rms(f64),
+    /// Root-mean-square norm that multiplies by 1 + weight (Gemma).
+    RmsPlusOne(f64),
+    /// LayerNorm with weight and bias.
+    Layer(f64),
 }
 
-/// Rows of the token embedding `name.weight` [vocab, d].
+impl Norm {
+    /// The parameters of such a norm called `name`, over `width` columns.
+    pub fn parameters(self, name: &str, width: usize) -> Vec<ParamSpec> {
+        let parts: &[&str] = if let Norm::Layer(_) = self { &["weight", "bias"] } else { &["weight"] };
+        parts.iter().map(|part| ParamSpec { name: format!("{name}.{part}"), shape: [width].into() }).collect()
+    }
+}
+
+/// Norm over the last axis with parameters `name.weight` [d] and, for LayerNorm, `name.bias` [d].
+pub fn norm(g: &mut Graph, params: &Params<'_>, name: &str, x: Tensor, norm: Norm) -> Tensor {
+    let d = x.shape.cols();
+    let weight = params.get(g, &format!("{name}.weight"), [d]);
+    match norm {
+        Norm::Rms(eps) => ops::rms_norm(g, x, weight, eps as f32),
+        Norm::RmsPlusOne(eps) => ops::rms_norm_1p(g, x, weight, eps as f32),
+        Norm::Layer(eps) => {
+            let bias = params.get(g, &format!("{name}.bias"), [d]);
+            ops::layer_norm(g, x, weight, Some(bias), eps as f32)
+        }
+    }
+}
+
+/// Activations of the MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x * sigmoid(x).
+    Silu,
+    /// GELU, exact or in its tanh approximation.
+    Gelu {
+        /// The approximation: transformers' `gelu_new` and `gelu_pytorch_tanh`.
+        tanh: bool,
+    },
+}
+
+impl Activation {
+    /// activation(gate) * up; equal shapes.
+    pub fn gated(self, g: &mut Graph, gate: Tensor, up: Tensor) -> Tensor {
+        match self {
+            Activation::Silu => ops::swiglu(g, gate, up),
+            Activation::Gelu { tanh } => {
+                let opened = ops::gelu(g, gate, tanh);
+                ops::mul(g, opened, up)
+            }
+        }
+    }
+}
+
+/// `scale` times the rows of the table `name.weight` [rows, d] at `ids`; `segments` are the ids', for the gradient.
 pub fn embedding(
     g: &mut Graph,
     params: &Params<'_>,
     name: &str,
-    batch: &BatchInputs,
+    (ids, segments): (Tensor, Option<Segments>),
     shape: [usize; 2],
-) -> Result<Tensor> {
-    let table = params.get(g, &format!("{name}.weight"), shape);
-    Ok(ops::embedding(g, batch.tokens, table, batch.segments, 1.0))
-}
-
-/// Gated MLP over the norm of h: h + down(silu(gate(n)) * up(n)), n = norm(h), with parameters `norm.weight` and
-/// those under `name`.
-pub fn gated_mlp(
-    g: &mut Graph,
-    params: &Params<'_>,
-    [norm, name]: [&str; 2],
-    h: Tensor,
-    eps: f64,
-    intermediate: usize,
-    bias: bool,
+    scale: f32,
 ) -> Tensor {
-    // Norm and product are cheap beside the projections: computed again in the backward pass, not kept.
-    let [gate, up] = g.checkpoint(|g| {
-        let x = rms_norm(g, params, norm, h, eps);
-        ["gate_proj", "up_proj"].map(|part| linear(g, params, &format!("{name}.{part}"), x, intermediate, bias, None))
-    });
-    g.checkpoint(|g| {
-        let inner = ops::swiglu(g, gate, up);
-        linear(g, params, &format!("{name}.down_proj"), inner, h.shape.cols(), bias, Some(h))
-    })
+    let table = params.get(g, &format!("{name}.weight"), shape);
+    ops::embedding(g, ids, table, segments, scale)
 }

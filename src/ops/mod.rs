@@ -7,6 +7,7 @@ pub mod adamw_8bit;
 pub mod agreement;
 pub mod attention;
 mod attention_grad;
+pub mod columns;
 pub mod cross_entropy;
 pub mod dense_kl;
 pub mod ema;
@@ -29,6 +30,7 @@ pub mod rope;
 pub mod sample_rows;
 pub mod scale_columns;
 pub mod sgd;
+pub mod softcap;
 pub mod sparse_kl;
 pub mod swiglu;
 pub mod tail_mass;
@@ -39,6 +41,7 @@ pub use adamw::{Page, adamw};
 pub use adamw_8bit::{Page8Bit, adamw_8bit, dynamic_maps};
 pub use agreement::agreement;
 pub use attention::{Ranges, attention};
+pub use columns::columns;
 pub use cross_entropy::{LossInto, cross_entropy};
 pub use dense_kl::{DenseTarget, dense_kl};
 pub use ema::ema;
@@ -50,7 +53,7 @@ pub use inverse_norms::inverse_norms;
 pub use lion::lion;
 pub use log_sum_exp::{Chunk, log_sum_exp};
 pub use matmul::{Layout, View, linear, matmul, matmul_into};
-pub use norm::{layer_norm, rms_norm};
+pub use norm::{layer_norm, rms_norm, rms_norm_1p};
 pub use pointwise::{add, add_in_place, mul, scale, zeros};
 pub use put_rows::{RowsInto, put_rows, put_rows_minus};
 pub use reduce::{add_row_sums, sum_rows, sum_rows_into, weighted_sum};
@@ -58,6 +61,7 @@ pub use rope::rope;
 pub use sample_rows::sample_rows;
 pub use scale_columns::scale_columns;
 pub use sgd::sgd;
+pub use softcap::{softcap, softcap_grad};
 pub use sparse_kl::{Missing, SparseTarget, sparse_kl};
 pub use swiglu::swiglu;
 pub use tail_mass::tail_mass;
@@ -83,6 +87,7 @@ pub fn shaders() -> Vec<Shader> {
         agreement::SHADER,
         attention::SHADER,
         attention_grad::SHADER,
+        columns::SHADER,
         cross_entropy::SHADER,
         dense_kl::SHADER,
         ema::SHADER,
@@ -104,6 +109,7 @@ pub fn shaders() -> Vec<Shader> {
         sample_rows::SHADER,
         scale_columns::SHADER,
         sgd::SHADER,
+        softcap::SHADER,
         sparse_kl::SHADER,
         swiglu::SHADER,
         tail_mass::SHADER,

@@ -14,13 +14,21 @@ pub(crate) const SHADER: Shader = shader!("norm");
 pub(super) struct Norm {
     /// LayerNorm: subtract the mean.
     pub center: bool,
+    /// Gemma's RMSNorm: multiply by 1 + weight.
+    pub plus_one: bool,
     pub eps: f32,
 }
 
 /// y = weight * x / sqrt(mean(x^2) + eps) over the last dimension d (Zhang & Sennrich 2019); x is [.., d], weight [d].
 pub fn rms_norm(g: &mut Graph, x: Tensor, weight: Tensor, eps: f32) -> Tensor {
     assert_eq!(&weight.shape[..], [x.shape.cols()], "rms_norm");
-    g.record(Norm { center: false, eps }, &[x, weight], [(x.shape, DType::F32)])[0]
+    g.record(Norm { center: false, plus_one: false, eps }, &[x, weight], [(x.shape, DType::F32)])[0]
+}
+
+/// y = (1 + weight) * x / sqrt(mean(x^2) + eps), as the Gemma models store their weights; shapes as in [`rms_norm`].
+pub fn rms_norm_1p(g: &mut Graph, x: Tensor, weight: Tensor, eps: f32) -> Tensor {
+    assert_eq!(&weight.shape[..], [x.shape.cols()], "rms_norm_1p");
+    g.record(Norm { center: false, plus_one: true, eps }, &[x, weight], [(x.shape, DType::F32)])[0]
 }
 
 /// y = weight * (x - mean) / sqrt(variance + eps) + bias over the last dimension d, the variance being the mean squared
@@ -28,10 +36,15 @@ pub fn rms_norm(g: &mut Graph, x: Tensor, weight: Tensor, eps: f32) -> Tensor {
 pub fn layer_norm(g: &mut Graph, x: Tensor, weight: Tensor, bias: Option<Tensor>, eps: f32) -> Tensor {
     let inputs: Vec<Tensor> = [Some(x), Some(weight), bias].into_iter().flatten().collect();
     assert!(inputs[1..].iter().all(|t| t.shape[..] == [x.shape.cols()]), "layer_norm");
-    g.record(Norm { center: true, eps }, &inputs, [(x.shape, DType::F32)])[0]
+    g.record(Norm { center: true, plus_one: false, eps }, &inputs, [(x.shape, DType::F32)])[0]
 }
 
 impl Norm {
+    /// What a stored weight multiplies by.
+    pub fn factor<F: Real>(&self, weight: F) -> F {
+        if self.plus_one { F::ONE + weight } else { weight }
+    }
+
     /// Writes the normalised row, before weight and bias, and returns its mean and 1 / sqrt(variance + eps).
     pub fn normalise<F: Real>(&self, row: &[F], out: &mut [F]) -> (F, F) {
         let n = F::of(row.len() as f64);
@@ -63,7 +76,11 @@ impl Op for Norm {
         Ok(vec![Dispatch {
             shader: SHADER,
             entry: "forward",
-            constants: vec![("CENTER", self.center.to_string()), ("BIAS", (bias == 2).to_string())],
+            constants: vec![
+                ("CENTER", self.center.to_string()),
+                ("PLUS_ONE", self.plus_one.to_string()),
+                ("BIAS", (bias == 2).to_string()),
+            ],
             binds: vec![Bind::Out(0), Bind::In(0), Bind::In(1), Bind::In(bias)],
             params: vec![x.rows() as u32, x.cols() as u32, self.eps.to_bits()],
             groups: grid(x.rows(), caps),
@@ -84,7 +101,7 @@ impl Twin for Norm {
         y.par_chunks_mut(cols).zip(x.par_chunks(cols)).with_min_len(8).for_each(|(y, x)| {
             self.normalise(x, y);
             match bias {
-                None => y.iter_mut().zip(weight).for_each(|(y, &w)| *y *= w),
+                None => y.iter_mut().zip(weight).for_each(|(y, &w)| *y *= self.factor(w)),
                 Some(b) => y.iter_mut().zip(weight).zip(b).for_each(|((y, &w), &b)| *y = *y * w + b),
             }
         });

@@ -54,7 +54,11 @@ impl Op for NormGrad {
         let by_row = Dispatch {
             shader: SHADER,
             entry: "by_row",
-            constants: vec![("CENTER", self.norm.center.to_string()), ("ACCUMULATE", self.accumulate.to_string())],
+            constants: vec![
+                ("CENTER", self.norm.center.to_string()),
+                ("PLUS_ONE", self.norm.plus_one.to_string()),
+                ("ACCUMULATE", self.accumulate.to_string()),
+            ],
             binds: vec![Bind::Out(0), Bind::Out(1), Bind::In(0), Bind::In(1), Bind::In(2)],
             params: vec![rows as u32, cols as u32, self.norm.eps.to_bits(), block_rows as u32, blocks as u32],
             groups: grid(rows, caps),
@@ -99,7 +103,7 @@ impl Twin for NormGrad {
                 let (mean, inv) = self.norm.normalise(x, &mut h);
                 stats.copy_from_slice(&[mean, inv]);
                 share.iter_mut().zip(dy).zip(&h).for_each(|((s, &dy), &h)| *s += dy * h);
-                g.iter_mut().zip(dy).zip(weight).for_each(|((g, &dy), &w)| *g = dy * w);
+                g.iter_mut().zip(dy).zip(weight).for_each(|((g, &dy), &w)| *g = dy * self.norm.factor(w));
                 self.row(dx, &g, &h, inv);
             }
         });

@@ -7,7 +7,7 @@ use potstill::losses::{Head, Live, Loss, fused_head};
 use potstill::ops::{Missing, SparseTarget};
 use std::collections::HashMap;
 
-/// A head in blocks under all three losses with a teacher of another padded size; rows 3 and 8 do not count.
+/// A head in blocks, its logits capped, under all three losses with a teacher of another padded size; rows 3 and 8 do not count.
 struct Mixed {
     b: Bench,
     loss_rows: Vec<Tensor>,
@@ -49,13 +49,13 @@ fn mixed(chunk: usize, blocks: &[usize]) -> Mixed {
         temperature: 2.0,
     };
     // The teacher knows one token less.
-    let live = Live { hidden: teacher, head: Head { weight: &[teacher_weight], vocab: v - 1 } };
+    let live = Live { hidden: teacher, head: Head { weight: &[teacher_weight], vocab: v - 1, softcap: Some(0.8) } };
     let losses = [
         Loss::CrossEntropy { labels, weights: weights[0] },
         Loss::SparseKl { target, weights: weights[1] },
         Loss::DenseKl { teacher: live, temperature: 1.5, weights: weights[2] },
     ];
-    let head = Head { weight: &parts, vocab: v };
+    let head = Head { weight: &parts, vocab: v, softcap: Some(2.5) };
     let fused = fused_head(&mut b.g, hidden, &head, &losses, chunk, true).unwrap();
     let d_weight = parts.iter().map(|&w| b.g.grad(w).unwrap()).collect();
     Mixed { b, loss_rows: fused.loss_rows, d_hidden: fused.d_hidden.unwrap(), d_weight }

@@ -74,7 +74,7 @@ fn golden_loss(golden: &Golden, loss: impl FnOnce(&mut Bench) -> Loss<'static>) 
     let hidden = b.floats("logits", [ROWS, VOCAB], golden.get("logits"));
     b.g.require_grad(hidden);
     let weight = b.floats("identity", [VOCAB, VOCAB], &identity());
-    let head = Head { weight: &[weight], vocab: VOCAB };
+    let head = Head { weight: &[weight], vocab: VOCAB, softcap: None };
     let loss = loss(&mut b);
     let fused = fused_head(&mut b.g, hidden, &head, &[loss], 2, true).unwrap();
     let mut found = b.eval(&[fused.loss_rows[0], fused.d_hidden.unwrap()]);
@@ -113,7 +113,7 @@ fn values_and_gradients_are_pytorchs() {
         let found = golden_loss(&golden, |b| {
             let hidden = b.floats("teacher", [ROWS, VOCAB], golden.get("teacher_logits"));
             let weight = b.floats("identity", [VOCAB, VOCAB], &identity());
-            let head = Head { weight: Box::leak(Box::new([weight])), vocab: VOCAB };
+            let head = Head { weight: Box::leak(Box::new([weight])), vocab: VOCAB, softcap: None };
             Loss::DenseKl { teacher: Live { hidden, head }, temperature: t as f32, weights: ones(b) }
         });
         check(&format!("kl_dense.t{t}"), found);
@@ -132,7 +132,7 @@ fn a_captured_row_is_pytorchs() {
     let mut b = Bench::default();
     let hidden = b.floats("teacher", [ROWS, VOCAB], golden.get("teacher_logits"));
     let weight = b.floats("identity", [VOCAB, VOCAB], &identity());
-    let head = Head { weight: &[weight], vocab: VOCAB };
+    let head = Head { weight: &[weight], vocab: VOCAB, softcap: None };
     let labels = b.ints("labels", [ROWS], &golden.ids("labels"));
     let weights = b.floats("ones", [ROWS], &[1.0; ROWS]);
     let record = Record::TopK { k: K, temperatures: &[1.0, 1.7] };
@@ -170,7 +170,7 @@ fn evaluation_is_pytorchs() {
     let hidden = b.floats("logits", [ROWS, VOCAB], golden.get("logits"));
     let teacher = b.floats("teacher", [ROWS, VOCAB], golden.get("teacher_logits"));
     let weight = b.floats("identity", [VOCAB, VOCAB], &identity());
-    let head = Head { weight: &[weight], vocab: VOCAB };
+    let head = Head { weight: &[weight], vocab: VOCAB, softcap: None };
     let labels = b.ints("labels", [ROWS], &golden.ids("labels"));
     let weights = b.floats("ones", [ROWS], &[1.0; ROWS]);
     let live = Live { hidden: teacher, head };

@@ -128,20 +128,6 @@ impl Dataset {
     }
 }
 
-impl LossFunction {
-    fn to_json(self) -> Value {
-        match self.function {
-            Function::CrossEntropy => json!({"function": "cross_entropy", "weight": self.weight}),
-            Function::Kl { temperature, missing } => json!({
-                "function": "kl",
-                "weight": self.weight,
-                "temperature": temperature,
-                "missing_probability_handling": name(MISSING, missing),
-            }),
-        }
-    }
-}
-
 impl TrainingArgs {
     fn to_json(&self) -> Value {
         let mut map = Map::new();

@@ -86,37 +86,6 @@ impl Recipe {
         }
     }
 
-    fn check_losses(&self, file: &Path) -> Result<()> {
-        let complaint = |key: String| Error::file(file).field(format!("`loss_functions{key}`"));
-        if self.loss_functions.is_empty() {
-            return complaint(String::new()).expected("at least one loss").found("none").err();
-        }
-        for (i, loss) in self.loss_functions.iter().enumerate() {
-            if !(loss.weight > 0.0 && loss.weight.is_finite()) {
-                let complaint = complaint(format!("[{i}].weight")).expected("a positive number").found(loss.weight);
-                return complaint.help("remove the loss to leave it out").err();
-            }
-            let same = |other: &LossFunction| {
-                std::mem::discriminant(&other.function) == std::mem::discriminant(&loss.function)
-            };
-            if self.loss_functions[..i].iter().any(same) {
-                let complaint = complaint(format!("[{i}].function")).expected("each loss once").found("it again");
-                return complaint.help("add up the weights").err();
-            }
-            if let Function::Kl { temperature, .. } = loss.function {
-                if !(temperature > 0.0 && temperature.is_finite()) {
-                    let complaint = complaint(format!("[{i}].temperature"));
-                    return complaint.expected("a positive number").found(temperature).help("1 is usual").err();
-                }
-                if self.teacher.is_none() {
-                    let complaint = complaint(format!("[{i}].function")).expected("a `teacher` for kl").found("none");
-                    return complaint.help("add a teacher, or train on text with cross_entropy alone").err();
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn check_optimisation(&self, rule: &Rule) -> Result<()> {
         let args = &self.training_args;
         let rule = |holds: bool, key: &str, expected: &str, found: &dyn std::fmt::Display| {

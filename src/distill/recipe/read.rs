@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::fields::{Fields, Node};
+use super::losses::{default_losses, loss_function};
 use super::*;
 use crate::{Error, Result};
 
@@ -21,7 +22,6 @@ const DISTILLKIT_ROOT: &[&str] = &[
 ];
 const DISTILLKIT_DATASET: &[&str] =
     &["train_dataset", "eval_dataset", "num_samples", "eos_label_token_ids", "prepared_dataset_path", "prepacked"];
-const DISTILLKIT_LOSSES: &[&str] = &["jsd", "tvd", "hinge", "logistic_ranking", "hs_cosine", "hs_mse"];
 
 impl Recipe {
     /// Reads the recipe at `path`.
@@ -204,45 +204,6 @@ fn holdout(node: &Node, seed: u64) -> Result<Holdout> {
             node.complaint().expected("exactly one of fraction, sequences, documents").found(found).err()
         }
     }
-}
-
-fn default_losses(with_teacher: bool) -> Vec<LossFunction> {
-    let kl = Function::Kl { temperature: 1.0, missing: MissingProbability::Ghost };
-    if with_teacher {
-        let cross_entropy = LossFunction { weight: 0.1, function: Function::CrossEntropy };
-        return vec![LossFunction { weight: 1.0, function: kl }, cross_entropy];
-    }
-    vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }]
-}
-
-fn loss_function(node: Node) -> Result<LossFunction> {
-    let known = &["function", "weight", "temperature", "missing_probability_handling"];
-    let fields = node.fields(known, &["sparse_chunk_length", "margin"])?;
-    let name = fields.need("function", "cross_entropy or kl", Node::text)?;
-    let function = match name.as_str() {
-        "cross_entropy" => {
-            let extra = ["temperature", "missing_probability_handling"];
-            if let Some(key) = extra.iter().find(|key| fields.node(key).is_some()) {
-                let complaint = fields.complaint(key).expected("no such key for cross_entropy").found("one");
-                return complaint.help("cross_entropy is always at temperature 1: remove the key").err();
-            }
-            Function::CrossEntropy
-        }
-        "kl" => Function::Kl {
-            temperature: fields.or("temperature", 1.0, Node::number)?,
-            missing: fields.or("missing_probability_handling", MissingProbability::Ghost, |n| n.choice(MISSING))?,
-        },
-        _ => {
-            let complaint = fields.complaint("function").expected("cross_entropy or kl").found(format!("{name:?}"));
-            let help = match (Error::nearest(&name, ["cross_entropy", "kl"]), DISTILLKIT_LOSSES.contains(&&name[..])) {
-                (_, true) => "DistillKit has this loss, potstill does not; use cross_entropy, kl or both".to_string(),
-                (Some(near), false) => format!("did you mean `{near}`?"),
-                (None, false) => "use cross_entropy, kl or both".to_string(),
-            };
-            return complaint.help(help).err();
-        }
-    };
-    Ok(LossFunction { weight: fields.need("weight", "a positive number", Node::number)?, function })
 }
 
 const TRAINING_ARGS: &[&str] = &[

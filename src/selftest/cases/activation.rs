@@ -20,6 +20,17 @@ pub fn cases() -> Vec<Case> {
             s.result(y);
             Ok(())
         }));
+        // The slope comes from the capped value: where one element is alone, it must not be near the cap.
+        for cap in [8.0, 30.0] {
+            rows.push(Case::new("softcap", format!("{n} elements, cap {cap}"), move |s| {
+                let x = bent(s, n);
+                let x = s.floats([n], x, true);
+                let y = ops::scale(&mut s.graph, x, 2.0);
+                let y = ops::softcap(&mut s.graph, y, cap);
+                s.result(y);
+                Ok(())
+            }));
+        }
         for tanh in [false, true] {
             rows.push(Case::new("gelu", format!("{n} elements, tanh: {tanh}"), move |s| {
                 let x = bent(s, n);
@@ -50,6 +61,15 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }));
     }
+    rows.push(Case::new("softcap", "saturated, with its gradient in place", |s| {
+        let (x, dy) = (s.floats([2, 5], SATURATED.to_vec(), false), s.fixed([2, 5]));
+        let (y, dx) = (ops::scale(&mut s.graph, x, 100.0), ops::scale(&mut s.graph, dy, -1.0));
+        let y = ops::softcap(&mut s.graph, y, 1.5);
+        let dx = ops::softcap_grad(&mut s.graph, y, dx, 1.5);
+        s.result(y);
+        s.result(dx);
+        Ok(())
+    }));
     let more_than_one_row_of_groups = 65_536 * 256 + 5;
     rows.push(
         Case::new("swiglu", "more than 65,535 workgroups", move |s| {

@@ -3,6 +3,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod columns;
 mod embedding;
 mod grad_norm;
 mod lora;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Case> {
         activation::cases(),
         adamw::cases(),
         attention::cases(),
+        columns::cases(),
         embedding::cases(),
         grad_norm::cases(),
         lora::cases(),

@@ -15,6 +15,13 @@ pub fn cases() -> Vec<Case> {
             s.result(y);
             Ok(())
         }));
+        rows.push(Case::new("norm", format!("RMSNorm by 1 + weight of {n} x {d}"), move |s| {
+            let (x, weight) = (s.float([n, d]), s.float([d]));
+            let eps = if d == 1 { 0.25 } else { 1e-5 };
+            let y = ops::rms_norm_1p(&mut s.graph, x, weight, eps);
+            s.result(y);
+            Ok(())
+        }));
         // A row of one column has no deviation: its output is the bias, and nothing flows back.
         if d > 1 {
             rows.push(Case::new("norm", format!("LayerNorm of {n} x {d}"), move |s| {

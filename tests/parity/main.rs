@@ -1,7 +1,10 @@
 //! Whole models against transformers: logits, every gradient and ten optimiser steps of tiny random Llamas that use
-//! every option of the family. Golden tensors and the script that made them are in tests/golden/.
+//! every option of the family; logits, gradients and greedy text of the other families. Golden tensors and the scripts
+//! that made them are in tests/golden/.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod families;
 
 use common::{Golden, golden, gpus, relative_error};
 use potstill::data::packing::{Batch, IGNORE};
@@ -14,7 +17,6 @@ use potstill::formats::ModelFolder;
 use potstill::graph::{Graph, Plan, Runner, Store};
 use potstill::models::{self, Decoder, load_parameters};
 use potstill::nn::{BatchInputs, Params};
-use potstill::ops::{self, Layout, View};
 use potstill::optim::{Optimiser, RING_AT, Settings};
 
 const CASES: [&str; 10] = [
@@ -88,8 +90,7 @@ fn check_logits(model: &mut Model, batch: &Batch, golden: &Golden, what: &str) {
     let inputs = BatchInputs::declare(&mut g, "train", batch.tokens.len(), model.spec.context, true);
     let params = Params::frozen("");
     let hidden = model.decoder.forward(&mut g, &params, &inputs, false).unwrap();
-    let weight = model.decoder.head_weight(&mut g, &params);
-    let logits = ops::matmul(&mut g, Layout::NT, View::from(hidden), View::from(weight));
+    let logits = model.decoder.logits(&mut g, &params, hidden);
     g.output("logits", logits);
     provide(&mut model.store, &g).unwrap();
     write_training_batch(&model.store, "train", batch).ok();
@@ -103,8 +104,10 @@ fn check_logits(model: &mut Model, batch: &Batch, golden: &Golden, what: &str) {
 fn check_gradients(model: &Model, golden: &Golden, what: &str) {
     let names: Vec<_> = golden.names().into_iter().filter_map(|n| n.strip_prefix("grad.").map(str::to_owned)).collect();
     assert_eq!(names.len(), model.decoder.parameters().len(), "{what}: one gradient a parameter");
-    for name in names {
-        let found = pollster::block_on(model.store.read_f32(&Graph::grad_name(&name))).unwrap();
+    for spec in model.decoder.parameters() {
+        let name = &spec.name;
+        let found = pollster::block_on(model.store.read_f32(&Graph::grad_name(name))).unwrap();
+        let found = model.decoder.stored_values(&spec, found);
         let error = relative_error(&golden.f32(&format!("grad.{name}")), &found);
         assert!(error < TOLERANCE, "{what}: the gradient of {name} is off by {error:e}");
     }
@@ -133,20 +136,21 @@ fn check_case(device: &Device, name: &str, recompute: bool) {
     }
 }
 
-fn check_packed(device: &Device) {
-    let values = Golden::open(&golden("gqa_untied/packed.safetensors"));
+fn check_packed(device: &Device, name: &str, recompute: bool) {
+    let what = format!("{name}, packed, on {}", device.name());
+    let values = Golden::open(&golden(name).join("packed.safetensors"));
     let ids = values.i32("input_ids");
     let batch = batch_of(&ids, &values.i32("labels"), &values.i32("document_ids"), ids.len());
     let positions: Vec<u32> = values.i32("position_ids").into_iter().map(|p| p as u32).collect();
     assert_eq!(batch.positions, positions);
-    let mut model = model(device, "gqa_untied", 1, ids.len(), false);
+    let mut model = model(device, name, 1, ids.len(), recompute);
     let graph = model.spec.training(device.caps()).unwrap();
     provide(&mut model.store, &graph).unwrap();
-    check_logits(&mut model, &batch, &values, "packed");
+    check_logits(&mut model, &batch, &values, &what);
     let mut runner = Runner::new(Plan::new(&graph).unwrap(), &model.store, &mut Vec::new()).unwrap();
     let loss = step(&mut model, &mut runner, &batch);
-    assert!(relative_error(&values.f32("loss"), &[loss]) < TOLERANCE, "packed loss {loss}");
-    check_gradients(&model, &values, "packed");
+    assert!(relative_error(&values.f32("loss"), &[loss]) < TOLERANCE, "{what}: loss {loss}");
+    check_gradients(&model, &values, &what);
 }
 
 #[test]
@@ -161,13 +165,13 @@ fn recomputed_activations_give_the_same() {
 
 #[test]
 fn packed_documents_do_not_see_each_other() {
-    check_packed(&Device::cpu());
+    check_packed(&Device::cpu(), "gqa_untied", false);
 }
 
 #[test]
 fn every_gpu_gives_the_logits_gradients_and_step_losses_of_transformers() {
     for gpu in gpus() {
         CASES.iter().for_each(|name| check_case(&gpu, name, *name == "head_dim"));
-        check_packed(&gpu);
+        check_packed(&gpu, "gqa_untied", false);
     }
 }
