@@ -7,8 +7,8 @@ pub mod batch;
 pub mod capture;
 pub mod card;
 pub mod checkpoint;
-pub mod compare;
 mod codec_settings;
+pub mod compare;
 #[cfg(feature = "parquet")]
 pub mod convert;
 pub mod corpus;
