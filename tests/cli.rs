@@ -170,6 +170,7 @@ fn write_set(dir: &Path) {
         rows: 4,
         rows_per_shard: 3,
         entropy: false,
+        tail_mass: Default::default(),
     };
     let half = 0.5f32.ln();
     let batch = RowBatch {

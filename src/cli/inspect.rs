@@ -7,7 +7,7 @@ use super::table::{Align, Table};
 use crate::Result;
 use crate::formats::hub;
 use crate::inspect::{Depth, Group, ModelReport, Report, ShardsReport, TokenizerReport, inspect};
-use crate::shards::Record;
+use crate::shards::{Record, TailMass};
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -164,6 +164,11 @@ fn shards_text(set: &ShardsReport) -> String {
             }
         },
     );
+    match spec.tail_mass {
+        TailMass::Captured => {}
+        TailMass::Derived => fact("tail mass", "1 less the recorded probabilities".to_string()),
+        TailMass::Unknown => fact("tail mass", "unknown: recorded probabilities scaled to sum to 1".to_string()),
+    }
     let temperatures: Vec<String> = spec.temperatures.iter().map(f32::to_string).collect();
     fact("temperatures", temperatures.join(", "));
     fact("context", format!("{} tokens", count(spec.context_length.into())));

@@ -6,6 +6,8 @@
 pub mod args;
 pub mod assets;
 mod capture;
+#[cfg(feature = "parquet")]
+mod convert;
 mod distill;
 mod doctor;
 mod generate;
@@ -56,6 +58,8 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(cli, args),
         Command::Capture(args) => capture::run(cli, args),
+        #[cfg(feature = "parquet")]
+        Command::Convert(args) => convert::run(args),
         Command::Distill(args) => distill::run(cli, args),
         Command::Generate(args) => generate::run(cli, args),
         Command::Quickstart(args) => quickstart::run(cli, args),

@@ -232,17 +232,37 @@ impl Corpus {
         self.ends.get(index).map_or(0..0, |&end| start..end)
     }
 
-    /// SHA-256, in hexadecimal, of `potstill corpus 1\n` and then for each document its length (u64), its ids (u32
-    /// each) and its loss flags (u8 each, 0 or 1), all little-endian.
+    /// SHA-256 of the documents: see [`CorpusDigest`].
     pub fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        hash.update(b"potstill corpus 1\n");
+        let mut digest = CorpusDigest::default();
         for document in 0..self.documents() {
             let range = self.range(document);
-            hash.update((range.len() as u64).to_le_bytes());
-            hash.update(self.ids[range.clone()].iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
-            hash.update(self.loss[range].iter().map(|&flag| u8::from(flag)).collect::<Vec<u8>>());
+            digest.push(&self.ids[range.clone()], &self.loss[range]);
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        digest.finish()
+    }
+}
+
+/// What identifies a corpus, taken document by document: the SHA-256, in hexadecimal, of `potstill corpus 1\n` and then
+/// for each document its length (u64), its ids (u32 each) and its loss flags (u8 each, 0 or 1), all little-endian.
+pub struct CorpusDigest(Sha256);
+
+impl Default for CorpusDigest {
+    fn default() -> Self {
+        CorpusDigest(Sha256::new_with_prefix(b"potstill corpus 1\n"))
+    }
+}
+
+impl CorpusDigest {
+    /// Takes the next document: ids and one flag each.
+    pub fn push(&mut self, ids: &[u32], loss: &[bool]) {
+        self.0.update((ids.len() as u64).to_le_bytes());
+        self.0.update(ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
+        self.0.update(loss.iter().map(|&flag| u8::from(flag)).collect::<Vec<u8>>());
+    }
+
+    /// The digest.
+    pub fn finish(self) -> String {
+        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

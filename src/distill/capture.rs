@@ -14,7 +14,7 @@ use crate::nn::{BatchInputs, Params};
 use crate::shards::sample::{counts_from_draws, limit_unique};
 use crate::shards::spec::DEFAULT_ROWS_PER_SHARD;
 use crate::shards::{
-    CONTEXT_START, DOCUMENT_START, Manifest, Record, Records, RowBatch, SetSpec, Teacher, VALID, Writer,
+    CONTEXT_START, DOCUMENT_START, Manifest, Record, Records, RowBatch, SetSpec, TailMass, Teacher, VALID, Writer,
 };
 use crate::{Error, Result};
 use std::collections::BTreeSet;
@@ -136,6 +136,7 @@ fn set_spec(
         rows: corpus.ids().len() as u64,
         rows_per_shard: options.rows_per_shard,
         entropy: true,
+        tail_mass: TailMass::Captured,
     }
 }
 

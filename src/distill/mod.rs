@@ -2,18 +2,24 @@
 //! ([`setup`], [`step`], [`trainer`], [`run`]), measuring it ([`evaluate`], [`compare`]), what happened ([`metrics`],
 //! [`report`], [`card`]) and how to go on after a stop ([`checkpoint`]).
 
+mod adapter;
 pub mod batch;
 pub mod capture;
 pub mod card;
 pub mod checkpoint;
+mod codec_settings;
 pub mod compare;
+#[cfg(feature = "parquet")]
+pub mod convert;
 pub mod corpus;
+mod distillkit;
 pub mod evaluate;
 pub mod fidelity;
 mod folder;
 mod lineage;
 pub mod memory;
 pub mod metrics;
+mod rates;
 pub mod recipe;
 pub mod report;
 pub mod run;
@@ -24,6 +30,7 @@ pub mod step;
 pub mod student;
 mod svg;
 pub mod teacher_rows;
+pub mod trained;
 pub mod trainer;
 
 pub use capture::{CaptureOptions, capture};

@@ -1,10 +1,11 @@
 //! A shard set as a trainer reads it: batch after batch, aligned by global token position.
 
+use super::recipe::MissingProbability;
 use crate::data::packing::{Batch, IGNORE, PADDING};
 use crate::formats::Tokenizer;
 use crate::graph::Store;
 use crate::shards::rows::{Records, VALID};
-use crate::shards::{Reader, Record};
+use crate::shards::{Reader, Record, TailMass};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -62,6 +63,19 @@ impl TeacherRows {
                 .err();
         };
         Ok(TeacherRows { reader, temperature: index })
+    }
+
+    /// Refuses the ghost bucket for records that do not say how much probability they leave out.
+    pub fn check_missing(&self, missing: MissingProbability) -> Result<()> {
+        if missing != MissingProbability::Ghost || self.reader.spec().tail_mass != TailMass::Unknown {
+            return Ok(());
+        }
+        Error::file(self.reader.dir())
+            .field("`tail_mass`")
+            .expected("a tail mass for `missing_probability_handling: symmetric_uniform`")
+            .found("none: the set was made of logits of the recorded tokens alone")
+            .help("set `missing_probability_handling: zero`, or capture again")
+            .err()
     }
 
     /// Slots a row.

@@ -7,10 +7,11 @@
 //!
 //! In reading order: [`spec`] what a set holds; [`layout`] where each number of a row lies; [`rows`] rows to words and
 //! back; [`sample`] exact draws; [`manifest`] the description; [`writer`] capture, with resume; [`reader`] and
-//! [`align`] reading and checking.
+//! [`align`] reading and checking; [`foreign`] what DistillKit stored.
 
 pub mod align;
 mod disk;
+pub mod foreign;
 mod journal;
 pub mod layout;
 pub mod manifest;
@@ -30,5 +31,5 @@ pub use layout::{RowLayout, ValueType};
 pub use manifest::{Manifest, ShardEntry, Span, Statistics};
 pub use reader::Reader;
 pub use rows::{CONTEXT_START, DOCUMENT_START, Records, RowBatch, VALID};
-pub use spec::{LogProbType, Record, SetSpec, Teacher};
+pub use spec::{LogProbType, Record, SetSpec, TailMass, Teacher};
 pub use writer::Writer;

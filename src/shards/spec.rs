@@ -52,6 +52,30 @@ pub struct SetSpec {
     pub rows_per_shard: u32,
     /// Whether the capture reports each row's entropy (it needs the full distribution).
     pub entropy: bool,
+    /// Where the tail masses of top-k rows come from; left out of the JSON where they are a capture's own.
+    #[serde(default, skip_serializing_if = "TailMass::is_captured")]
+    pub tail_mass: TailMass,
+}
+
+/// Where the tail masses of a top-k set come from. Anything but `Captured` also makes a row's NLL of a token outside
+/// its record the least that it can be, since the record does not say it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TailMass {
+    /// From the whole distribution.
+    #[default]
+    Captured,
+    /// 1 less the sum of the recorded probabilities, as they were stored elsewhere: right to their rounding.
+    Derived,
+    /// Nothing is known of it: the source holds logits of the recorded tokens alone. Their probabilities are scaled to
+    /// sum to 1 and the tail is written as 0.
+    Unknown,
+}
+
+impl TailMass {
+    fn is_captured(&self) -> bool {
+        *self == TailMass::Captured
+    }
 }
 
 /// Name and weights of the teacher.
@@ -171,6 +195,12 @@ impl SetSpec {
             Record::TopK { .. } if temperatures.first() != Some(&1.0) => {
                 refuse("temperatures", "1 first, then any others", &found)
             }
+            Record::Sampled { .. } if !self.tail_mass.is_captured() => {
+                refuse("tail_mass", "no such key in a sampled set", &"one")
+            }
+            Record::TopK { .. } if !self.tail_mass.is_captured() && temperatures.len() != 1 => {
+                refuse("temperatures", "1 alone, where the tail mass is not the capture's own", &found)
+            }
             Record::Sampled { .. } if temperatures.len() != 1 => {
                 refuse("temperatures", "the one temperature of the draws", &found)
             }
@@ -205,7 +235,11 @@ impl SetSpec {
     /// Refuses to continue a set made for `self` (found at `place`) with the spec `wanted`, naming the first field
     /// that differs and both values.
     pub fn refuse_difference(&self, wanted: &SetSpec, place: &Path) -> Result<()> {
-        let json = |spec| serde_json::to_value(spec).unwrap_or_default();
+        let json = |spec: &SetSpec| {
+            let mut json = serde_json::to_value(spec).unwrap_or_default();
+            json["tail_mass"] = serde_json::to_value(spec.tail_mass).unwrap_or_default();
+            json
+        };
         match first_difference(&json(self), &json(wanted), "") {
             None => Ok(()),
             Some((field, found, expected)) => Error::file(place)

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// One value and where it stands.
 #[derive(Clone)]
-pub(super) struct Node<'a> {
+pub(in crate::distill) struct Node<'a> {
     pub file: &'a Path,
     /// Like `training_args.learning_rate` or `loss_functions[0].weight`; empty for the whole file.
     pub path: String,
@@ -18,7 +18,7 @@ pub(super) struct Node<'a> {
 }
 
 /// One mapping whose keys have been checked.
-pub(super) struct Fields<'a> {
+pub(in crate::distill) struct Fields<'a> {
     node: Node<'a>,
     map: &'a Map<String, Value>,
 }
@@ -87,6 +87,16 @@ impl<'a> Node<'a> {
     /// A list, or one item without brackets.
     pub fn one_or_more<T>(&self, read: impl Fn(Node<'a>) -> Result<T>) -> Result<Vec<T>> {
         if self.value.is_array() { self.list(read) } else { Ok(vec![read(self.clone())?]) }
+    }
+
+    /// A mapping from any names to numbers, in its order.
+    pub fn numbers_by_name(&self) -> Result<Vec<(String, f64)>> {
+        let Some(map) = self.value.as_object() else { return self.wrong("a mapping of names to numbers") };
+        let node = |(key, value): (&'a String, &'a Value)| {
+            let node = Node { file: self.file, path: join(&self.path, key), value };
+            Ok((key.clone(), node.number()?))
+        };
+        map.iter().map(node).collect()
     }
 
     /// A mapping that has none but the `known` keys. `foreign` are keys that another program reads there.
