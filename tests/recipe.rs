@@ -187,13 +187,15 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "seed: 7",
         "sed: 7",
         "`sed`: expected one of the keys project_name, output_path, seed, device, sequence_length, model, teacher, \
-         dataset, loss_functions, training_args: found an unknown key; did you mean `seed`?",
+         dataset, loss_functions, frozen_modules, frozen_res, unfrozen_parameters, freeze_embeddings, freeze_head, lora, \
+         training_args: found an unknown key; did you mean `seed`?",
     ),
     (
         "seed: 7",
         "layer_mapping: all",
         "`layer_mapping`: expected one of the keys project_name, output_path, seed, device, sequence_length, model, \
-         teacher, dataset, loss_functions, training_args: found an unknown key; DistillKit reads this key, potstill \
+         teacher, dataset, loss_functions, frozen_modules, frozen_res, unfrozen_parameters, freeze_embeddings, \
+         freeze_head, lora, training_args: found an unknown key; DistillKit reads this key, potstill \
          does not: remove it",
     ),
     (

@@ -88,7 +88,7 @@ fn masks_that_cannot_be_meant_are_refused() {
         ("freeze_head: true", true, "this model's head is its embedding"),
         ("freeze_embeddings: true", true, "`freeze_head: true` too"),
         ("frozen_modules: [model, lm_head]", false, "every parameter frozen"),
-        ("frozen_res: ['']", false, "every parameter frozen"),
+        ("frozen_res: ['.']", false, "every parameter frozen"),
     ] {
         let error = Trained::of(&with(extra), &decoder(tied)).unwrap_err().to_string();
         assert!(error.starts_with("the recipe: ") && error.contains(message), "{extra}: {error}");
@@ -149,8 +149,10 @@ fn only_what_is_trained_costs_work_and_memory() {
     assert_eq!(memory.parameters, all.parameters);
     assert!(memory.activations < all.activations, "{memory} against {all}");
     assert_eq!([count(&whole, "attention_grad"), count(&part, "attention_grad")], [2, 0]);
-    // Of the backward pass: the head's dx, three dW and the dx of down, gate and up would be 6; the last two lead nowhere.
-    assert!(part.flops() < whole.flops() / 2, "{} of {}", part.flops(), whole.flops());
+    // Seven products a block and the head's forward. Backward, all of it is twice that; the part has the head's dx, of
+    // down_proj both, and of gate_proj and up_proj only dW, as no gradient is wanted of what they read.
+    assert_eq!([count(&whole, "matmul"), count(&part, "matmul")], [3 * 15, 15 + 1 + 2 + 2]);
+    assert!(part.flops() < whole.flops() * 6 / 10, "{} of {}", part.flops(), whole.flops());
     let externals: Vec<&str> = part.externals.iter().map(|(name, _)| name.as_str()).collect();
     let gradients = externals.iter().filter(|name| name.starts_with("grad:")).count();
     assert_eq!(gradients, 3, "{externals:?}");

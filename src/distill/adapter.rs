@@ -2,7 +2,7 @@
 
 use super::rates::layer_of;
 use super::recipe::{LoraArgs, Targets};
-use super::trained::{HEAD, Pattern, Trained, is_embedding, is_inside, key, unknown_module};
+use super::trained::{HEAD, Pattern, Trained, is_embedding, is_inside, key, matching, unknown_module};
 use crate::formats::{Adapter, AdapterConfig, Dtype, TensorSpec, write_adapter};
 use crate::graph::Store;
 use crate::models::Decoder;
@@ -13,44 +13,68 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The adapters a recipe asks for on `decoder`, and the names of the parameters that are trained whole beside them.
-///
-/// Errors name the key of `lora` and what of the model does not fit it.
-pub(super) fn resolve(args: &LoraArgs, decoder: &Decoder) -> Result<(Lora, BTreeSet<String>)> {
+/// The adapters a recipe asks for on `decoder`, and the names of the parameters that are trained whole beside them. What
+/// of the model does not fit a key of `lora` joins `problems`.
+pub(super) fn resolve(args: &LoraArgs, decoder: &Decoder, problems: &mut Vec<Error>) -> (Lora, BTreeSet<String>) {
     let params = decoder.parameters();
     let names: Vec<String> = params.iter().map(|p| p.name.clone()).collect();
-    let saved = saved_whole(args, decoder, &names)?;
-    let mut modules = BTreeMap::new();
-    for (module, shape) in linear_modules(&params) {
-        let whole = saved.iter().any(|name| is_inside(name, &module));
-        if !whole && is_target(args, &module)? {
-            modules.insert(module, shape);
-        }
+    let before = problems.len();
+    let layers = decoder.config.num_hidden_layers;
+    if let Some(layer) = args.layers_to_transform.iter().flatten().find(|layer| **layer >= layers) {
+        let expected = format!("layers from 0 to {}", layers.saturating_sub(1));
+        let complaint = key("lora.layers_to_transform").expected(expected);
+        problems.push(complaint.found(layer).help("number layers from 0").error());
     }
-    if let Targets::Names(targets) = &args.target_modules {
-        for target in targets {
-            if !linear_modules(&params).any(|(module, _)| is_named(&module, target)) {
-                return Err(unknown_module("lora.target_modules", target, &names));
-            }
-        }
-    }
-    if modules.is_empty() {
+    let saved = saved_whole(args, decoder, &names, problems);
+    let chosen = targets(args, &params, problems);
+    let own = |module: &str| !saved.iter().any(|name| is_inside(name, module));
+    let modules: BTreeMap<_, _> = chosen.into_iter().filter(|(module, _)| own(module)).collect();
+    if modules.is_empty() && problems.len() == before {
         let complaint = key("lora.target_modules").expected("linear layers to adapt").found("none that fits");
         let help = "name layers such as `[q_proj, v_proj]`, or `all-linear`; a single text is a regular expression";
-        return complaint.help(help).err();
+        problems.push(complaint.help(help).error());
     }
     let rank = args.r;
     let small: Vec<_> = modules.iter().filter(|(_, shape)| shape.iter().any(|n| *n < rank)).collect();
     if let Some((module, [out, inner])) = small.first() {
         let least = small.iter().flat_map(|(_, shape)| shape.iter()).min().copied().unwrap_or(1);
-        return key("lora.r")
-            .expected(format!("a rank of at most {least}, the narrowest adapted layer's"))
-            .found(format!("{rank}, but `{module}` is [{out}, {inner}] ({} such layers)", small.len()))
-            .help("lower `r`, or leave the layer out of `target_modules`")
-            .err();
+        let complaint = key("lora.r").expected(format!("a rank of at most {least}, the narrowest adapted layer's"));
+        let found = format!("{rank}, but `{module}` is [{out}, {inner}] ({} such layers)", small.len());
+        let help = "lower `r`, or leave the layer out of `target_modules`";
+        problems.push(complaint.found(found).help(help).error());
     }
     let root = if args.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
-    Ok((Lora { modules, rank, scale: args.lora_alpha / root, dora: args.use_dora }, saved))
+    (Lora { modules, rank, scale: args.lora_alpha / root, dora: args.use_dora }, saved)
+}
+
+/// The linear layers that `target_modules` and `layers_to_transform` name.
+fn targets(args: &LoraArgs, params: &[ParamSpec], problems: &mut Vec<Error>) -> Vec<(String, [usize; 2])> {
+    let all: Vec<_> = linear_modules(params).collect();
+    let mut chosen = match &args.target_modules {
+        Targets::AllLinear => all,
+        Targets::Names(targets) => {
+            for target in targets.iter().filter(|target| !all.iter().any(|(module, _)| is_named(module, target))) {
+                let names: Vec<String> = params.iter().map(|p| p.name.clone()).collect();
+                problems.push(unknown_module("lora.target_modules", target, &names));
+            }
+            all.into_iter().filter(|(module, _)| targets.iter().any(|target| is_named(module, target))).collect()
+        }
+        Targets::Pattern(text) => {
+            let modules = all.iter().map(|(module, _)| module.clone()).collect::<Vec<_>>();
+            let pattern = Pattern::whole("lora.target_modules", text);
+            match pattern.and_then(|pattern| matching(&modules, &pattern)) {
+                Ok(found) => all.into_iter().filter(|(module, _)| found.contains(module)).collect(),
+                Err(error) => {
+                    problems.push(error);
+                    Vec::new()
+                }
+            }
+        }
+    };
+    if let Some(layers) = &args.layers_to_transform {
+        chosen.retain(|(module, _)| layer_of(module).is_some_and(|layer| layers.contains(&layer)));
+    }
+    chosen
 }
 
 /// The linear layers of a model, but for its head: names and shapes [out, in].
@@ -68,43 +92,24 @@ fn is_named(module: &str, target: &str) -> bool {
     module == target || module.strip_suffix(target).is_some_and(|rest| rest.ends_with('.'))
 }
 
-fn is_target(args: &LoraArgs, module: &str) -> Result<bool> {
-    let chosen = match &args.target_modules {
-        Targets::AllLinear => true,
-        Targets::Names(names) => names.iter().any(|name| is_named(module, name)),
-        Targets::Pattern(pattern) => Pattern::whole("lora.target_modules", pattern)?.matches(module)?,
-    };
-    let layers = args.layers_to_transform.as_deref();
-    Ok(chosen && layers.is_none_or(|layers| layer_of(module).is_some_and(|layer| layers.contains(&layer))))
-}
-
 /// The parameters of `modules_to_save`.
-fn saved_whole(args: &LoraArgs, decoder: &Decoder, names: &[String]) -> Result<BTreeSet<String>> {
-    let layers = decoder.config.num_hidden_layers;
-    if let Some(layer) = args.layers_to_transform.iter().flatten().find(|layer| **layer >= layers) {
-        let complaint =
-            key("lora.layers_to_transform").expected(format!("layers from 0 to {}", layers.saturating_sub(1)));
-        return complaint.found(layer).help("number layers from 0").err();
-    }
+fn saved_whole(args: &LoraArgs, decoder: &Decoder, names: &[String], problems: &mut Vec<Error>) -> BTreeSet<String> {
+    let module = |name: &str| name.rsplit_once('.').map_or(name, |(module, _)| module).to_owned();
     let mut saved = BTreeSet::new();
     for wanted in &args.modules_to_save {
-        let module = |name: &String| name.rsplit_once('.').map(|(module, _)| module.to_owned()).unwrap_or_default();
         let found: Vec<&String> = names.iter().filter(|name| is_named(&module(name), wanted)).collect();
-        if decoder.config.tie_word_embeddings
-            && (found.iter().any(|name| is_embedding(name)) || is_named(HEAD.trim_end_matches(".weight"), wanted))
-        {
-            return key("lora.modules_to_save")
-                .expected("modules whose weights are not shared")
-                .found(format!("`{wanted}`, which in this model is embedding and head at once"))
-                .help("an adapter can only save one of the two: train all parameters, or leave it out")
-                .err();
-        }
-        if found.is_empty() {
-            return Err(unknown_module("lora.modules_to_save", wanted, names));
+        let shared = found.iter().any(|name| is_embedding(name)) || is_named(&module(HEAD), wanted);
+        if decoder.config.tie_word_embeddings && shared {
+            let complaint = key("lora.modules_to_save").expected("modules whose weights are not shared");
+            let complaint = complaint.found(format!("`{wanted}`, which in this model is embedding and head at once"));
+            let help = "an adapter can only save one of the two: train all parameters, or leave it out";
+            problems.push(complaint.help(help).error());
+        } else if found.is_empty() {
+            problems.push(unknown_module("lora.modules_to_save", wanted, names));
         }
         saved.extend(found.into_iter().cloned());
     }
-    Ok(saved)
+    saved
 }
 
 /// Writes the adapters' first values: A uniform within 1 / sqrt(in) (Kaiming with a = sqrt(5), as PEFT), B zero, the

@@ -1,48 +1,42 @@
 //! Learning rates that differ between parameters.
 
 use super::recipe::TrainingArgs;
-use super::trained::{Pattern, is_embedding, no_match};
-use crate::Result;
+use super::trained::{Pattern, is_embedding, matching, no_match};
+use crate::Error;
 use crate::nn::ParamSpec;
 use std::collections::BTreeMap;
 
 /// The factor of the learning rate of each of `params` where it is not 1: `layerwise_lr_decay` to the power of how far
 /// below the head a parameter is (final norm and head 0, block l of L: L - l, embeddings L + 1), times that of the first
 /// of `lr_multipliers` that matches anywhere in its name.
-///
-/// Errors name a pattern that matches nothing.
-pub(super) fn resolve(args: &TrainingArgs, params: &[ParamSpec], layers: usize) -> Result<BTreeMap<String, f64>> {
-    let mut patterns = Vec::new();
-    for (text, factor) in &args.lr_multipliers {
-        patterns.push((Pattern::anywhere("training_args.lr_multipliers", text)?, *factor, false));
-    }
+/// A pattern that matches nothing joins `problems`.
+pub(super) fn resolve(
+    args: &TrainingArgs,
+    params: &[ParamSpec],
+    layers: usize,
+    problems: &mut Vec<Error>,
+) -> BTreeMap<String, f64> {
+    const KEY: &str = "training_args.lr_multipliers";
+    let names: Vec<String> = params.iter().map(|p| p.name.clone()).collect();
     let mut rates = BTreeMap::new();
-    for ParamSpec { name, .. } in params {
-        let below = match layer_of(name) {
+    for (text, factor) in &args.lr_multipliers {
+        match Pattern::anywhere(KEY, text).and_then(|pattern| matching(&names, &pattern)) {
+            Ok(found) if found.is_empty() => problems.push(no_match(KEY, text, &names)),
+            // The first that matches stays.
+            Ok(found) => found.into_iter().for_each(|name| _ = rates.entry(name).or_insert(*factor)),
+            Err(error) => problems.push(error),
+        }
+    }
+    for name in names {
+        let below = match layer_of(&name) {
             Some(layer) => layers.saturating_sub(layer),
-            None if is_embedding(name) => layers + 1,
+            None if is_embedding(&name) => layers + 1,
             None => 0,
         };
-        let mut rate = args.layerwise_lr_decay.powi(below as i32);
-        let mut first = true;
-        for (pattern, factor, used) in &mut patterns {
-            if pattern.matches(name)? {
-                *used = true;
-                rate *= if first { *factor } else { 1.0 };
-                first = false;
-            }
-        }
-        if rate != 1.0 {
-            rates.insert(name.clone(), rate);
-        }
+        *rates.entry(name).or_insert(1.0) *= args.layerwise_lr_decay.powi(below as i32);
     }
-    match patterns.iter().zip(&args.lr_multipliers).find(|((.., used), _)| !used) {
-        Some((_, (text, _))) => {
-            let names: Vec<String> = params.iter().map(|p| p.name.clone()).collect();
-            Err(no_match("training_args.lr_multipliers", text, &names))
-        }
-        None => Ok(rates),
-    }
+    rates.retain(|_, rate| *rate != 1.0);
+    rates
 }
 
 /// The number of the block a parameter belongs to: the first part of its name that is a number.
@@ -69,7 +63,9 @@ mod tests {
                 lr_multipliers: multipliers.iter().map(|(p, f)| (p.to_string(), *f)).collect(),
                 ..plain.training_args.clone()
             };
-            resolve(&args, &params, 3)
+            let mut problems = Vec::new();
+            let rates = resolve(&args, &params, 3, &mut problems);
+            problems.pop().map_or(Ok(rates), Err)
         };
         assert!(of(1.0, &[]).unwrap().is_empty());
         let rates = of(0.5, &[]).unwrap();

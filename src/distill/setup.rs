@@ -78,6 +78,7 @@ impl Setup {
         let tokenizer = open_tokenizer(&source)?;
         let origin = Origin::open(&recipe.model)?;
         check_vocabulary(&tokenizer, &origin.decoder, &format!("the student, {}", origin.lineage))?;
+        let trained = Trained::of(recipe, &origin.decoder)?;
         let text = Text::read(recipe, &tokenizer)?;
         let mut digests = BTreeMap::from([
             ("student".to_owned(), origin.digest.clone()),
@@ -92,7 +93,7 @@ impl Setup {
         }
         let mut spec = StepSpec {
             student: origin.decoder.clone(),
-            trained: Trained::of(recipe, &origin.decoder)?,
+            trained,
             teacher: TeacherInput::None,
             vocabulary: tokenizer.vocab_size(),
             batch: recipe.training_args.per_device_train_batch_size,

@@ -27,22 +27,17 @@ impl Trained {
         let mut problems = Vec::new();
         let mut trained = Trained::default();
         match &recipe.lora {
-            Some(args) => match super::adapter::resolve(args, decoder) {
-                Ok((lora, saved)) => {
-                    let own = |name: &String| !saved.contains(name);
-                    trained.frozen = decoder.parameters().into_iter().map(|p| p.name).filter(own).collect();
-                    trained.lora = Some(lora);
-                }
-                Err(error) => problems.push(error),
-            },
-            None => trained.frozen = frozen(&recipe.masks, decoder, &mut problems)?,
-        }
-        let params = trained.parameters(decoder);
-        if problems.is_empty() {
-            match super::rates::resolve(&recipe.training_args, &params, decoder.config.num_hidden_layers) {
-                Ok(rates) => trained.rates = rates,
-                Err(error) => problems.push(error),
+            Some(args) => {
+                let (lora, saved) = super::adapter::resolve(args, decoder, &mut problems);
+                let own = |name: &String| !saved.contains(name);
+                trained.frozen = decoder.parameters().into_iter().map(|p| p.name).filter(own).collect();
+                trained.lora = Some(lora);
             }
+            None => trained.frozen = frozen(&recipe.masks, decoder, &mut problems),
+        }
+        if problems.is_empty() {
+            let (params, layers) = (trained.parameters(decoder), decoder.config.num_hidden_layers);
+            trained.rates = super::rates::resolve(&recipe.training_args, &params, layers, &mut problems);
         }
         match problems.into_iter().next() {
             Some(error) => Err(error),
@@ -119,11 +114,11 @@ pub(super) fn is_embedding(name: &str) -> bool {
 pub(super) const HEAD: &str = "lm_head.weight";
 
 /// The frozen parameters by the recipe's masks.
-fn frozen(masks: &Masks, decoder: &Decoder, problems: &mut Vec<Error>) -> Result<BTreeSet<String>> {
+fn frozen(masks: &Masks, decoder: &Decoder, problems: &mut Vec<Error>) -> BTreeSet<String> {
     let names: Vec<String> = decoder.parameters().into_iter().map(|p| p.name).collect();
     let tied = decoder.config.tie_word_embeddings;
     let mut frozen = match &masks.unfrozen_parameters {
-        Some(unfrozen) => all_but(&names, &patterns_of(unfrozen)?, tied, problems),
+        Some(unfrozen) => all_but(&names, unfrozen, tied, problems),
         None => BTreeSet::new(),
     };
     for module in &masks.frozen_modules {
@@ -133,12 +128,12 @@ fn frozen(masks: &Masks, decoder: &Decoder, problems: &mut Vec<Error>) -> Result
         }
         frozen.extend(inside.into_iter().cloned());
     }
-    for pattern in &masks.frozen_res {
-        let found = matching(&names, &Pattern::anywhere("frozen_res", pattern)?)?;
-        if found.is_empty() {
-            problems.push(no_match("frozen_res", pattern, &names));
+    for text in &masks.frozen_res {
+        match Pattern::anywhere("frozen_res", text).and_then(|pattern| matching(&names, &pattern)) {
+            Ok(found) if found.is_empty() => problems.push(no_match("frozen_res", text, &names)),
+            Ok(found) => frozen.extend(found),
+            Err(error) => problems.push(error),
         }
-        frozen.extend(found);
     }
     if tied && masks.freeze_head != masks.freeze_embeddings {
         let (one, other) = match masks.freeze_head {
@@ -155,18 +150,22 @@ fn frozen(masks: &Masks, decoder: &Decoder, problems: &mut Vec<Error>) -> Result
     if masks.freeze_head {
         frozen.extend(names.iter().filter(|name| *name == HEAD).cloned());
     }
-    if frozen.len() == names.len() {
-        let complaint = key("frozen_modules").expected("something left to train");
+    if frozen.len() == names.len() && problems.is_empty() {
+        let complaint = Error::at("the recipe").field("frozen parameters").expected("something left to train");
         problems.push(complaint.found("every parameter frozen").help("freeze less, or train a `lora`").error());
     }
-    Ok(frozen)
+    frozen
 }
 
 /// What no pattern of `unfrozen_parameters` matches from the start of its name. The head of a model that ties it is the
 /// embedding, whichever of the two names is given.
-fn all_but(names: &[String], patterns: &[String], tied: bool, problems: &mut Vec<Error>) -> BTreeSet<String> {
+fn all_but(names: &[String], unfrozen: &Unfrozen, tied: bool, problems: &mut Vec<Error>) -> BTreeSet<String> {
     let mut frozen: BTreeSet<String> = names.iter().cloned().collect();
-    for text in patterns {
+    let patterns = patterns_of(unfrozen).unwrap_or_else(|error| {
+        problems.push(error);
+        Vec::new()
+    });
+    for text in &patterns {
         let found = Pattern::from_start("unfrozen_parameters", text).and_then(|pattern| {
             let mut found = matching(names, &pattern)?;
             if tied && pattern.matches(HEAD)? {
@@ -248,7 +247,8 @@ impl Pattern {
     }
 }
 
-fn matching(names: &[String], pattern: &Pattern) -> Result<Vec<String>> {
+/// The names that `pattern` matches.
+pub(super) fn matching(names: &[String], pattern: &Pattern) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for name in names {
         if pattern.matches(name)? {
