@@ -237,9 +237,11 @@ fn a_bad_position_is_named_with_file_and_row() {
     refused(&tokens, with(&|values, _| values[1] = value(f32::NAN)), &["position 1: `compressed_logprobs`", "NaN"]);
     refused(&tokens, with(&|v, _| v[0] = value(f32::NEG_INFINITY)), &["position 0: `compressed_logprobs`", "-inf"]);
     refused(&tokens, with(&|values, _| values[0] = value(0.5)), &["position 0", "log-probabilities", "1.6"]);
-    refused(&tokens, with(&|values, _| drop(values[1].pop())), &["position 1", "2 bytes", "found 1"]);
+    refused(&tokens, with(&|values, _| values[1].truncate(1)), &["position 1", "2 bytes", "found 1"]);
     refused(&tokens, with(&|_, ids| ids[0].push(0)), &["position 0: `bytepacked_indices`", "2 bytes", "found 3"]);
-    refused(&tokens, with(&|_, ids| drop(ids.pop())), &["`compressed_logprobs`", "found 2"]);
+    refused(&tokens, with(&|_, ids| ids.truncate(1)), &["`bytepacked_indices`", "3 positions", "found 1"]);
+    let uneven = with(&|values, _| values.push(value(-2.0)));
+    refused(&tokens, uneven, &["`compressed_logprobs`", "2 positions, as many as `bytepacked_indices`", "found 3"]);
     refused(&[7, 8, 9, 1], good(), &["4 positions", "found 2"]);
     refused(&[7], good(), &["1 positions", "found 2"]);
     refused(&[7, 340, 9], good(), &["position 1: `input_ids`", "340"]);
