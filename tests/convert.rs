@@ -207,6 +207,9 @@ fn id(id: u16) -> Vec<u8> {
     (id << 7).to_be_bytes().to_vec()
 }
 
+/// Byte strings, one a position.
+type Cells = Vec<Vec<u8>>;
+
 #[test]
 fn a_bad_position_is_named_with_file_and_row() {
     let dir = tempfile::tempdir().unwrap();
@@ -223,7 +226,7 @@ fn a_bad_position_is_named_with_file_and_row() {
             "{words:?}: {error}"
         );
     };
-    let with = |change: &dyn Fn(&mut Vec<Vec<u8>>, &mut Vec<Vec<u8>>)| {
+    let with = |change: &dyn Fn(&mut Cells, &mut Cells)| {
         let (mut values, mut ids) = good();
         change(&mut values, &mut ids);
         (values, ids)

@@ -10,9 +10,11 @@ use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::setup::{Setup, plan_memory};
 use potstill::distill::step::{StepSpec, TeacherInput};
+use potstill::distill::trained::Trained;
 use potstill::distill::{CaptureOptions, Recipe, capture, memory};
 use potstill::formats::ModelFolder;
 use potstill::models;
+use potstill::optim::Settings;
 use potstill::shards::Record;
 use potstill::shards::spec::LogProbType;
 use std::collections::BTreeMap;
@@ -151,8 +153,10 @@ fn a_run_that_cannot_fit_is_refused_with_a_batch_that_can() {
     let student = models::from_config(Path::new("config"), &small_config(256, LAYERS)).unwrap();
     let losses = large(dir.path(), 1, "").loss_functions;
     let (teacher, vocabulary, context) = (TeacherInput::None, 340, 128);
-    let spec = StepSpec { student, teacher, vocabulary, batch, context, recompute: true, losses };
-    let needed = plan_memory(&spec, Device::cpu().caps(), false).unwrap().total();
+    let spec =
+        StepSpec { student, trained: Trained::default(), teacher, vocabulary, batch, context, recompute: true, losses };
+    let needed =
+        plan_memory(&spec, &Settings::adamw(0.9, 0.999, 1e-8, 0.0, 1.0), Device::cpu().caps(), false).unwrap().total();
     assert!(error.ends_with(&format!("needs {}", memory::binary(needed))), "{error}: {needed}");
     let available = memory::available(&Device::cpu()).unwrap();
     assert!(needed < available + (1 << 30) && 3 * needed > available, "{error}: {available} available");

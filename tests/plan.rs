@@ -7,6 +7,7 @@ use common::golden;
 use potstill::device::Caps;
 use potstill::distill::recipe::{Function, LossFunction};
 use potstill::distill::step::{StepSpec, TeacherInput};
+use potstill::distill::trained::Trained;
 use potstill::formats::read_json;
 use potstill::graph::Plan;
 use potstill::models;
@@ -18,7 +19,8 @@ fn plan(context: usize, recompute: bool) -> Plan {
     let vocabulary = student.config.vocab_size;
     let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];
     let teacher = TeacherInput::None;
-    let spec = StepSpec { student, teacher, vocabulary, batch: 1, context, recompute, losses };
+    let spec =
+        StepSpec { student, trained: Trained::default(), teacher, vocabulary, batch: 1, context, recompute, losses };
     Plan::new(&spec.training(&Caps::webgpu()).unwrap()).unwrap()
 }
 

@@ -25,6 +25,10 @@ dataset:
 loss_functions:
   - { function: kl, weight: 0.9, temperature: 2, missing_probability_handling: zero }
   - { function: cross_entropy, weight: 1e-1 }
+frozen_modules: [model.norm]
+frozen_res: [mlp]
+freeze_embeddings: true
+freeze_head: true
 training_args:
   per_device_train_batch_size: 4
   gradient_accumulation_steps: 2
@@ -36,6 +40,10 @@ training_args:
   adam_beta1: 0.8
   adam_beta2: 0.95
   adam_epsilon: 1e-6
+  optim: adamw_8bit
+  layerwise_lr_decay: 0.9
+  lr_multipliers: { norm: 0.5, 'layers\.\d': 2 }
+  ema_decay: 0.999
   max_grad_norm: 0.5
   num_train_epochs: 1.5
   eval_steps: 20
@@ -80,6 +88,14 @@ fn full() -> Recipe {
             },
             LossFunction { weight: 0.1, function: Function::CrossEntropy },
         ],
+        masks: Masks {
+            frozen_modules: vec!["model.norm".into()],
+            frozen_res: vec!["mlp".into()],
+            unfrozen_parameters: None,
+            freeze_embeddings: true,
+            freeze_head: true,
+        },
+        lora: None,
         training_args: TrainingArgs {
             per_device_train_batch_size: 4,
             gradient_accumulation_steps: 2,
@@ -91,6 +107,11 @@ fn full() -> Recipe {
             adam_beta1: 0.8,
             adam_beta2: 0.95,
             adam_epsilon: 1e-6,
+            optim: Optim::AdamW8Bit,
+            momentum: 0.0,
+            layerwise_lr_decay: 0.9,
+            lr_multipliers: vec![("norm".into(), 0.5), (r"layers\.\d".into(), 2.0)],
+            ema_decay: 0.999,
             max_grad_norm: 0.5,
             length: Length::Epochs(1.5),
             eval_steps: Some(20),

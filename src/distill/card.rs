@@ -155,13 +155,23 @@ fn training(text: &mut String, card: &CardData) {
     row("sequences in a step", format!("{} x {}", args.per_device_train_batch_size, args.gradient_accumulation_steps));
     row("length", length);
     row("learning rate", format!("{} {scheduler}, {warmup} warm-up steps", args.learning_rate));
-    row(
-        "optimiser",
-        format!(
-            "AdamW, betas {} and {}, epsilon {:e}, weight decay {}",
-            args.adam_beta1, args.adam_beta2, args.adam_epsilon, args.weight_decay
-        ),
-    );
+    row("optimiser", format!("{}, weight decay {}", args.optimiser().rule, args.weight_decay));
+    if args.ema_decay > 0.0 {
+        row("average of the weights", format!("exponential, decay {}: these are the weights here", args.ema_decay));
+    }
+    if args.layerwise_lr_decay != 1.0 {
+        row("learning rate of each block below the last", format!("times {}", args.layerwise_lr_decay));
+    }
+    for (pattern, factor) in &args.lr_multipliers {
+        row("learning rate", format!("times {factor} where a name matches {pattern}"));
+    }
+    if let Some(lora) = &recipe.lora {
+        let kind = if lora.use_dora { "DoRA" } else { "LoRA" };
+        row("adapters", format!("{kind}, rank {}, alpha {}, merged", lora.r, lora.lora_alpha));
+    }
+    if !recipe.masks.is_empty() {
+        row("frozen", recipe.masks.to_string());
+    }
     row("gradient clipping", args.max_grad_norm.to_string());
     row("seed", recipe.seed.to_string());
     text.push('\n');

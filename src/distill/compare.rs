@@ -4,6 +4,7 @@ use super::evaluate::Evaluator;
 use super::metrics::Evaluation;
 use super::recipe::{Function, LossFunction};
 use super::step::{StepSpec, TEACHER, TeacherInput};
+use super::trained::Trained;
 use crate::data::packing::Packer;
 use crate::data::tokens::Corpus;
 use crate::device::{Buffer, Device};
@@ -49,7 +50,8 @@ impl Comparison {
         };
         let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];
         let (batch, context) = (self.batch, self.context);
-        let spec = StepSpec { student, teacher: input, vocabulary, batch, context, recompute: false, losses };
+        let trained = Trained::default();
+        let spec = StepSpec { student, trained, teacher: input, vocabulary, batch, context, recompute: false, losses };
         let text = Packer::new(self.corpus.clone(), self.ranges.clone(), context, batch, None)?;
         let mut scratch: Vec<Buffer> = Vec::new();
         let graph = spec.evaluation(device.caps())?;

@@ -2,12 +2,13 @@
 //! ([`setup`], [`step`], [`trainer`], [`run`]), measuring it ([`evaluate`], [`compare`]), what happened ([`metrics`],
 //! [`report`], [`card`]) and how to go on after a stop ([`checkpoint`]).
 
+mod adapter;
 pub mod batch;
 pub mod capture;
 pub mod card;
 pub mod checkpoint;
-pub mod compare;
 mod codec_settings;
+pub mod compare;
 #[cfg(feature = "parquet")]
 pub mod convert;
 pub mod corpus;
@@ -18,6 +19,7 @@ mod folder;
 mod lineage;
 pub mod memory;
 pub mod metrics;
+mod rates;
 pub mod recipe;
 pub mod report;
 pub mod run;
@@ -28,6 +30,7 @@ pub mod step;
 pub mod student;
 mod svg;
 pub mod teacher_rows;
+pub mod trained;
 pub mod trainer;
 
 pub use capture::{CaptureOptions, capture};

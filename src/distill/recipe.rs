@@ -12,9 +12,13 @@ mod canonical;
 mod check;
 pub(super) mod fields;
 mod losses;
+mod optimiser;
 pub(super) mod read;
+mod students;
 
 pub use losses::{Function, LossFunction, MissingProbability};
+pub use optimiser::Optim;
+pub use students::{LoraArgs, Masks, Targets, Unfrozen};
 
 use std::path::PathBuf;
 
@@ -45,6 +49,10 @@ pub struct Recipe {
     /// Summed by weight. Default: with a teacher `kl` of weight 1 and `cross_entropy` of weight 0.1 (which keeps the
     /// inside of a sparse teacher's tail in shape), else `cross_entropy` of weight 1.
     pub loss_functions: Vec<LossFunction>,
+    /// Which of the student's parameters keep their values.
+    pub masks: Masks,
+    /// Adapters to train instead of the student's own parameters; default none.
+    pub lora: Option<LoraArgs>,
     /// The optimisation.
     pub training_args: TrainingArgs,
 }
@@ -54,6 +62,13 @@ pub struct Recipe {
 pub enum Student {
     /// `model: PATH`: a folder, a GGUF file or a hub id, weights and all.
     Pretrained(String),
+    /// `model: {path, adapter}`: the same with a PEFT adapter merged into the weights.
+    Adapted {
+        /// The folder, GGUF file or hub id.
+        path: String,
+        /// The adapter's folder.
+        adapter: PathBuf,
+    },
     /// `model: {config, init_seed, tokenizer}`: random weights.
     Random {
         /// The architecture.
@@ -144,14 +159,24 @@ pub struct TrainingArgs {
     pub warmup: Warmup,
     /// `min_lr_ratio`: what linear and cosine end at, as a share of the peak; default 0.
     pub min_lr_ratio: f64,
-    /// AdamW's decay of matrices, decoupled; default 0.
+    /// `optim`: `adamw_torch` (default), `adamw_8bit`, `lion` or `sgd`.
+    pub optim: Optim,
+    /// Decay of matrices, decoupled (of `sgd` a part of the gradient); default 0.
     pub weight_decay: f64,
-    /// AdamW's first decay; default 0.9.
+    /// AdamW's and Lion's first decay; default 0.9.
     pub adam_beta1: f64,
-    /// AdamW's second decay; default 0.999.
+    /// AdamW's and Lion's second decay; default 0.999, of Lion 0.99.
     pub adam_beta2: f64,
     /// AdamW's epsilon; default 1e-8.
     pub adam_epsilon: f64,
+    /// The decay of SGD's momentum; default 0, none.
+    pub momentum: f64,
+    /// Each block's rate is that of the one above times this, the embeddings' the lowest; default 1.
+    pub layerwise_lr_decay: f64,
+    /// Factors of the rate by regular expressions on parameters' names, of which the first that matches counts.
+    pub lr_multipliers: Vec<(String, f64)>,
+    /// The decay of a moving average of the weights, which is then what is measured and saved; default 0, none.
+    pub ema_decay: f64,
     /// Gradients are scaled down to this global norm; 0 leaves them alone. Default 1.
     pub max_grad_norm: f64,
     /// `max_steps` or `num_train_epochs`: one of them has to be given.
@@ -223,7 +248,9 @@ impl Recipe {
             _ => None,
         };
         match &self.model {
-            Student::Pretrained(path) | Student::Layers { layers_of: path, .. } => Some(path.into()),
+            Student::Pretrained(path) | Student::Adapted { path, .. } | Student::Layers { layers_of: path, .. } => {
+                Some(path.into())
+            }
             Student::Random { tokenizer: Some(path), .. } => Some(path.into()),
             Student::Random { config: Config::Inline(_), .. } => live,
             Student::Random { config: Config::Path(path), .. } => {

@@ -3,14 +3,13 @@
 use super::checkpoint::{self, Checkpoint, State};
 use super::memory::{self, Memory};
 use super::metrics::{self, Eval, Evaluation, Record, Train};
-use super::recipe::Recipe;
+use super::recipe::{Recipe, Student};
 use super::setup::Setup;
 use super::student::write_folder;
 use super::trainer::{StepReport, Trainer, loss_names};
-use super::{folder, lineage, samples};
-use crate::formats::{Dtype, TensorSpec, Tokenizer};
+use super::{adapter, folder, lineage, samples};
+use crate::formats::{TensorSpec, Tokenizer};
 use crate::models::Decoder;
-use crate::nn::ParamSpec;
 use crate::optim::RING;
 use crate::{Error, Result};
 use serde_json::Value;
@@ -19,6 +18,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Where in the student's folder its adapter lies, if one was trained.
+const ADAPTER: &str = "adapter";
 
 /// What a caller hears while a run goes on.
 #[derive(Debug)]
@@ -214,7 +216,27 @@ impl<'a> Run<'a> {
                 self.save(observer)?;
             }
         }
+        // Everything is on disk: what training needs may go.
+        self.trainer.finish()?;
+        self.save_adapter()?;
         self.continuations("after")
+    }
+
+    /// Writes the adapter, if one was trained, and merges it into the weights.
+    fn save_adapter(&self) -> Result<()> {
+        let Trainer { trained, store, .. } = &self.trainer;
+        let (Some(args), Some(lora)) = (&self.recipe.lora, &trained.lora) else { return Ok(()) };
+        let folder = self.folder.join(ADAPTER);
+        if folder.exists() {
+            // Of a process that was killed here.
+            std::fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
+        }
+        let base = match &self.recipe.model {
+            Student::Pretrained(path) => Some(path.as_str()),
+            _ => None,
+        };
+        adapter::save(&folder, args, trained, &self.decoder, store, base)?;
+        adapter::merge(lora, store)
     }
 
     fn evaluation_is_due(&self) -> bool {
@@ -296,7 +318,7 @@ impl<'a> Run<'a> {
         let keep = self.recipe.training_args.save_total_limit;
         let store = &self.trainer.store;
         let fill = |array: &TensorSpec| Ok(Cow::Owned(pollster::block_on(store.read_f32(&array.name))?));
-        let arrays = arrays(&self.decoder);
+        let arrays = self.trainer.arrays(&self.decoder);
         let path = checkpoint::save(&self.folder.join("checkpoints"), &self.state, &arrays, keep, fill)?;
         let _ = observer(Event::Saved { step: self.state.step, path: &path });
         Ok(())
@@ -313,7 +335,9 @@ impl<'a> Run<'a> {
         let dtype = self.recipe.training_args.save_dtype;
         let tokenizer = Some(&self.tokenizer);
         let store = &self.trainer.store;
-        write_folder(&self.folder, &self.decoder, store, "", tokenizer, &self.generation_config, dtype)?;
+        if self.recipe.lora.as_ref().is_none_or(|lora| lora.save_merged) {
+            write_folder(&self.folder, &self.decoder, store, "", tokenizer, &self.generation_config, dtype)?;
+        }
         let records = metrics::read(&self.folder.join("metrics.jsonl"))?;
         let evaluations: Vec<&Eval> = records
             .iter()
@@ -342,21 +366,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What a checkpoint holds: parameters and both moments.
-fn arrays(decoder: &Decoder) -> Vec<TensorSpec> {
-    let specs = decoder.parameters();
-    let of = |prefix: &str| {
-        let array = |p: &ParamSpec| {
-            let (name, shape) = (format!("{prefix}{}", p.name), p.shape.to_vec());
-            TensorSpec { name, dtype: Dtype::F32, shape }
-        };
-        specs.iter().map(array).collect::<Vec<_>>()
-    };
-    [of(""), of("m:"), of("v:")].concat()
-}
-
 fn restore(saved: &Checkpoint, decoder: &Decoder, trainer: &Trainer) -> Result<()> {
-    let arrays = arrays(decoder);
+    let arrays = trainer.arrays(decoder);
     for array in &arrays {
         saved.expect_shape(&array.name, &array.shape)?;
     }

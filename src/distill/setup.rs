@@ -1,6 +1,7 @@
 //! From a recipe to a [`Trainer`]: opens what it names, checks that it all belongs together, plans the memory, refuses
 //! what does not fit, and only then allocates.
 
+use super::adapter;
 use super::corpus::{CorpusOptions, read_corpus};
 use super::evaluate::{Evaluator, first_tokens};
 use super::memory::{self, Memory};
@@ -8,6 +9,7 @@ use super::recipe::{Dataset, LongDocuments, Recipe, Teacher};
 use super::step::{StepSpec, TEACHER, TeacherInput};
 use super::student::{Origin, open_model};
 use super::teacher_rows::TeacherRows;
+use super::trained::{Trained, patterns_of};
 use super::trainer::{Parts, Trainer};
 use crate::data::packing::Packer;
 use crate::data::split::{Holdout, split};
@@ -16,8 +18,10 @@ use crate::device::{Caps, Choice, Device};
 use crate::formats::{ModelFolder, Tokenizer, hub};
 use crate::graph::{Graph, Plan, Runner, Store};
 use crate::models::{self, Decoder, load_parameters};
-use crate::optim::{AdamW, Optimiser};
+use crate::nn::Lora;
+use crate::optim::{Optimiser, Settings};
 use crate::{Error, Result};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -81,8 +85,14 @@ impl Setup {
             ("tokenizer".to_owned(), tokenizer.digest()),
         ]);
         let (teacher, records) = open_teacher(recipe, &tokenizer, &mut digests)?;
+        if let Some(unfrozen) = &recipe.masks.unfrozen_parameters {
+            let digest = Sha256::digest(patterns_of(unfrozen)?.join("\n"));
+            let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            digests.insert("unfrozen_parameters".to_owned(), digest);
+        }
         let mut spec = StepSpec {
             student: origin.decoder.clone(),
+            trained: Trained::of(recipe, &origin.decoder)?,
             teacher: TeacherInput::None,
             vocabulary: tokenizer.vocab_size(),
             batch: recipe.training_args.per_device_train_batch_size,
@@ -95,8 +105,9 @@ impl Setup {
         } else if let Some(records) = &records[0] {
             spec.teacher = TeacherInput::Sparse { entries: records.entries(), sampled: records.sampled() };
         }
-        let memory = plan_memory(&spec, device.caps(), text.held_out.is_some())?;
-        let remedies = remedies(&spec, device.caps(), text.held_out.is_some());
+        let settings = recipe.training_args.optimiser();
+        let memory = plan_memory(&spec, &settings, device.caps(), text.held_out.is_some())?;
+        let remedies = remedies(&spec, &settings, device.caps(), text.held_out.is_some());
         memory::check(memory, memory::available(&device), remedies)?;
         let warnings = warnings(recipe, records[0].as_ref(), &origin.decoder);
         let recipe = recipe.clone();
@@ -137,13 +148,16 @@ impl Setup {
         let plans = graphs.plans()?;
         let mut scratch = Runner::reserve(&device, &plans.iter().collect::<Vec<_>>())?;
         let mut store = Store::new(&device);
-        let pages = origin.decoder.allocate(&mut store, "", spec.context)?;
+        let groups = spec.trained.allocate(&origin.decoder, &mut store, spec.context)?;
         origin.load(&store, "")?;
+        if let (Some(lora), Some(args)) = (&spec.trained.lora, &recipe.lora) {
+            adapter::initialise(lora, &store, args.init_seed)?;
+        }
         if let Some((folder, decoder)) = &teacher {
             decoder.allocate(&mut store, TEACHER, spec.context)?;
             load_parameters(decoder, &store, TEACHER, &folder.tensors, None)?;
         }
-        let optimiser = Optimiser::new(adamw(&recipe), &mut store, &origin.decoder.groups(""), &pages)?;
+        let optimiser = Optimiser::new(recipe.training_args.optimiser(), &mut store, &groups)?;
         let evaluator = match (&graphs.evaluation, text.held_out) {
             (Some(graph), Some((corpus, ranges))) => {
                 let samples = recipe.training_args.eval_samples;
@@ -156,7 +170,8 @@ impl Setup {
         let seed = recipe.dataset.shuffle.then_some(recipe.seed);
         let packer = Packer::new(text.corpus, text.train, spec.context, spec.batch, seed)?;
         let [records, eval_records] = records;
-        let parts = Parts { store, optimiser, evaluator, records, eval_records, packer };
+        let trained = spec.trained;
+        let parts = Parts { store, trained, optimiser, evaluator, records, eval_records, packer };
         Trainer::new(recipe, &graphs.training, parts, &mut scratch)
     }
 }
@@ -200,17 +215,6 @@ impl Graphs {
 
     fn plans(&self) -> Result<Vec<Plan>> {
         [Some(&self.training), self.evaluation.as_ref()].into_iter().flatten().map(Plan::new).collect()
-    }
-}
-
-fn adamw(recipe: &Recipe) -> AdamW {
-    let args = &recipe.training_args;
-    AdamW {
-        adam_beta1: args.adam_beta1,
-        adam_beta2: args.adam_beta2,
-        adam_epsilon: args.adam_epsilon,
-        weight_decay: args.weight_decay,
-        max_grad_norm: args.max_grad_norm,
     }
 }
 
@@ -277,9 +281,10 @@ fn warnings(recipe: &Recipe, records: Option<&TeacherRows>, student: &Decoder) -
 }
 
 /// The memory a run of this shape takes.
-pub fn plan_memory(spec: &StepSpec, caps: &Caps, evaluate: bool) -> Result<Memory> {
+pub fn plan_memory(spec: &StepSpec, settings: &Settings, caps: &Caps, evaluate: bool) -> Result<Memory> {
     let plans = Graphs::record(spec, caps, evaluate)?.plans()?;
     let weights = |decoder: &Decoder| 4 * decoder.parameter_count() as u64 + decoder.rope_bytes(spec.context);
+    let adapters = spec.trained.lora.iter().flat_map(Lora::parameters).map(|p| 4 * p.shape.numel() as u64).sum::<u64>();
     let mut inputs = BTreeMap::new();
     for plan in &plans {
         for (name, tensor) in &plan.externals {
@@ -290,8 +295,8 @@ pub fn plan_memory(spec: &StepSpec, caps: &Caps, evaluate: bool) -> Result<Memor
         }
     }
     Ok(Memory {
-        parameters: weights(&spec.student),
-        optimiser: 3 * 4 * spec.student.parameter_count() as u64,
+        parameters: weights(&spec.student) + adapters,
+        optimiser: spec.trained.optimiser_bytes(&spec.student, settings),
         teacher: if let TeacherInput::Live(teacher) = &spec.teacher { weights(teacher) } else { 0 },
         activations: Plan::shared_slots(&plans.iter().collect::<Vec<_>>()).iter().sum(),
         inputs: inputs.values().sum::<u64>() + plans.iter().flat_map(|plan| &plan.kept).sum::<u64>(),
@@ -301,10 +306,11 @@ pub fn plan_memory(spec: &StepSpec, caps: &Caps, evaluate: bool) -> Result<Memor
 /// Changes of the recipe that need less memory, mildest first, each with what it would need.
 fn remedies<'a>(
     spec: &'a StepSpec,
+    settings: &'a Settings,
     caps: &'a Caps,
     evaluate: bool,
 ) -> impl Iterator<Item = (String, Result<Memory>)> + 'a {
-    let changed = move |change: String, spec: StepSpec| (change, plan_memory(&spec, caps, evaluate));
+    let changed = move |change: String, spec: StepSpec| (change, plan_memory(&spec, settings, caps, evaluate));
     let recompute = (!spec.recompute)
         .then(|| changed("gradient_checkpointing: true".into(), StepSpec { recompute: true, ..spec.clone() }));
     let batches = (0..).map(|i| spec.batch >> (i + 1)).take_while(|batch| *batch > 0).map(move |batch| {

@@ -1,6 +1,7 @@
 //! The graphs of a run: one micro-batch of training, one batch of evaluation. Recorded once, replayed for every batch.
 
 use super::recipe::{Function, LossFunction, MissingProbability};
+use super::trained::Trained;
 use crate::Result;
 use crate::device::Caps;
 use crate::graph::{DType, Graph, Shape, Store, Tensor};
@@ -37,6 +38,8 @@ pub enum TeacherInput {
 pub struct StepSpec {
     /// The student.
     pub student: Decoder,
+    /// What of it is trained.
+    pub trained: Trained,
     /// The teacher.
     pub teacher: TeacherInput,
     /// Tokens that both vocabularies really have.
@@ -78,7 +81,8 @@ impl StepSpec {
         let mut g = Graph::new();
         let (n, names) = (self.rows(), Names("train"));
         let batch = BatchInputs::declare(&mut g, "train", n, self.context, true);
-        let trained = Params { prefix: "", trainable: &|_| true };
+        let included = |name: &str| self.trained.includes(name);
+        let trained = Params { prefix: "", trainable: &included, lora: self.trained.lora.as_ref() };
         let labels = g.external(&names.of("labels"), [n], DType::U32);
         let weights = g.external(&names.of("weights"), [n], DType::F32);
         let teacher_hidden = match &self.teacher {
@@ -151,7 +155,7 @@ impl StepSpec {
         let batch = BatchInputs::declare(&mut g, "eval", n, self.context, false);
         let labels = g.external(&names.of("labels"), [n], DType::U32);
         let weights = g.external(&names.of("weights"), [n], DType::F32);
-        let frozen = Params::frozen("");
+        let frozen = Params { lora: self.trained.lora.as_ref(), ..Params::frozen("") };
         let hidden = self.student.forward(&mut g, &frozen, &batch, false)?;
         let head = [self.student.head_weight(&mut g, &frozen)];
         let head = self.head(&self.student, &head);

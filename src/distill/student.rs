@@ -1,8 +1,9 @@
 //! Where a student's architecture and first weights come from, and how it is written at the end.
 
+use super::adapter;
 use super::card::license_in;
 use super::recipe::{Config, SaveDtype, Student};
-use crate::formats::{self, Dtype, ModelFolder, TensorSpec, Tokenizer, hub, read_json, write_safetensors};
+use crate::formats::{self, Adapter, Dtype, ModelFolder, TensorSpec, Tokenizer, hub, read_json, write_safetensors};
 use crate::graph::Store;
 use crate::models::{self, Decoder, LayerMap, load_parameters, random_parameters};
 use crate::nn::ParamSpec;
@@ -25,6 +26,8 @@ pub struct Origin {
     /// Generation settings to pass on.
     pub generation_config: Value,
     weights: Weights,
+    /// Merged into the weights.
+    adapter: Option<Adapter>,
 }
 
 enum Weights {
@@ -40,6 +43,15 @@ impl Origin {
                 let folder = open_model(path)?;
                 let decoder = models::from_config(folder.path(), &folder.config)?;
                 Ok(Origin::of_folder(folder, decoder, None, format!("continued from `{path}`")))
+            }
+            Student::Adapted { path, adapter } => {
+                let folder = open_model(path)?;
+                let decoder = models::from_config(folder.path(), &folder.config)?;
+                let lineage = format!("continued from `{path}` with the adapter {}", adapter.display());
+                let adapter = Adapter::open(adapter)?;
+                let digest = format!("{}+{}", folder.digest(), adapter.tensors.digest());
+                let origin = Origin::of_folder(folder, decoder, None, lineage);
+                Ok(Origin { digest, adapter: Some(adapter), ..origin })
             }
             Student::Layers { layers_of, layers } => {
                 let folder = open_model(layers_of)?;
@@ -61,7 +73,7 @@ impl Origin {
                 let lineage = format!("random weights (seed {init_seed}) from {}", place.display());
                 let (digest, generation_config) = (format!("random:{init_seed}"), Value::Null);
                 let (license, weights) = (None, Weights::Random(*init_seed));
-                Ok(Origin { decoder, lineage, digest, license, generation_config, weights })
+                Ok(Origin { decoder, lineage, digest, license, generation_config, weights, adapter: None })
             }
         }
     }
@@ -71,17 +83,18 @@ impl Origin {
         let generation_config = folder.generation_config.clone();
         let license = license_of(&folder);
         let weights = Weights::Folder(Box::new(folder), map);
-        Origin { decoder, lineage, digest, license, generation_config, weights }
+        Origin { decoder, lineage, digest, license, generation_config, weights, adapter: None }
     }
 
     /// Writes the first weights into `store` under `prefix`, where [`Decoder::allocate`] made room.
     pub fn load(&self, store: &Store, prefix: &str) -> Result<()> {
         match &self.weights {
             Weights::Folder(folder, map) => {
-                load_parameters(&self.decoder, store, prefix, &folder.tensors, map.as_ref())
+                load_parameters(&self.decoder, store, prefix, &folder.tensors, map.as_ref())?
             }
-            Weights::Random(seed) => random_parameters(&self.decoder, store, prefix, *seed),
+            Weights::Random(seed) => random_parameters(&self.decoder, store, prefix, *seed)?,
         }
+        self.adapter.as_ref().map_or(Ok(()), |adapter| adapter::apply(adapter, &self.decoder, store, prefix))
     }
 }
 

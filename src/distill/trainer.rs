@@ -6,9 +6,12 @@ use super::metrics::Evaluation;
 use super::recipe::Recipe;
 use super::step::{METRICS, provide};
 use super::teacher_rows::TeacherRows;
+use super::trained::Trained;
 use crate::data::packing::{Batch, Cursor, Packer};
 use crate::device::Buffer;
-use crate::graph::{Graph, Plan, Runner, Store};
+use crate::formats::{Dtype, TensorSpec};
+use crate::graph::{Graph, Plan, Runner, Shape, Store};
+use crate::models::Decoder;
 use crate::optim::{NORMS, Optimiser, RING, RING_AT};
 use crate::{Error, Result};
 
@@ -37,6 +40,8 @@ pub struct Trainer {
     pub store: Store,
     recipe: Recipe,
     micro: Runner,
+    /// What of the student is trained.
+    pub trained: Trained,
     optimiser: Optimiser,
     evaluator: Option<Evaluator>,
     records: Option<TeacherRows>,
@@ -53,6 +58,8 @@ pub struct Trainer {
 pub struct Parts {
     /// With the student's parameters (and a live teacher's) allocated and loaded.
     pub store: Store,
+    /// What of the student is trained.
+    pub trained: Trained,
     /// The gradients, moments and their update.
     pub optimiser: Optimiser,
     /// Held-out measurement.
@@ -72,12 +79,13 @@ impl Trainer {
         let micro = Runner::new(Plan::new(graph)?, &parts.store, scratch)?;
         let per_epoch = parts.packer.batches().div_ceil(recipe.training_args.gradient_accumulation_steps as u64);
         let total_steps = recipe.training_args.total_steps(per_epoch);
-        let Parts { store, optimiser, evaluator, records, eval_records, packer } = parts;
+        let Parts { store, trained, optimiser, evaluator, records, eval_records, packer } = parts;
         let cursor = Cursor::default();
         Ok(Trainer {
             store,
             recipe,
             micro,
+            trained,
             optimiser,
             evaluator,
             records,
@@ -165,10 +173,26 @@ impl Trainer {
         Ok(reports)
     }
 
-    /// Measures on the held-out text, if there is any.
+    /// Measures on the held-out text, if there is any: the weights' average, where one is kept.
     pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
-        evaluator.run(&self.store, self.eval_records.as_ref()).map(Some)
+        self.optimiser.exchange_average(&self.store)?;
+        let measured = evaluator.run(&self.store, self.eval_records.as_ref());
+        self.optimiser.exchange_average(&self.store)?;
+        measured.map(Some)
+    }
+
+    /// What a checkpoint holds: the trained parameters and the optimiser's state, all as words of 32 bits.
+    pub fn arrays(&self, decoder: &Decoder) -> Vec<TensorSpec> {
+        let params = self.trained.parameters(decoder).into_iter().map(|p| (p.name, p.shape));
+        let array = |(name, shape): (String, Shape)| TensorSpec { name, dtype: Dtype::F32, shape: shape.to_vec() };
+        params.chain(self.optimiser.state().iter().cloned()).map(array).collect()
+    }
+
+    /// Turns the training's parameters into those of the student that is saved: the average takes their place, where one
+    /// is kept. No step may follow.
+    pub fn finish(&mut self) -> Result<()> {
+        self.optimiser.exchange_average(&self.store)
     }
 }
 

@@ -13,6 +13,7 @@ mod hub_fetch;
 mod model_folder;
 #[cfg(feature = "parquet")]
 pub mod parquet;
+mod peft;
 mod quants;
 mod safetensors_file;
 mod tensors;
@@ -24,6 +25,7 @@ pub use dtype::{Dtype, Quant};
 pub use files::{Bytes, claim_output_dir, read_json, read_json_if_present, write_atomically, write_json};
 pub use gguf::{GgufHeader, GgufTensor, MetaValue};
 pub use model_folder::{ModelFolder, write_configs};
+pub use peft::{Adapter, AdapterConfig, write_adapter};
 pub use safetensors_file::{TensorSpec, write_safetensors};
 pub use tensors::Tensors;
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -13,7 +13,7 @@ pub use op::{AnyOp, Arg, ArgMut, Cost, CpuIo, Node, Op, Twin};
 pub use oracle::{Values, evaluate};
 pub use plan::{Place, Plan, PlannedStep};
 pub use runner::Runner;
-pub use store::Store;
+pub use store::{ARENA_ALIGN, Store};
 pub use tensor::{DType, Shape, Tensor};
 
 use std::collections::{BTreeMap, HashMap};

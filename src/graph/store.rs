@@ -5,6 +5,10 @@ use crate::device::{Device, Slice};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
+/// Where tensors of an arena may start, bytes: at every 256th f32, so that no block of an optimiser's quantised state
+/// spans two tensors.
+pub const ARENA_ALIGN: u64 = 1024;
+
 /// Named persistent tensors on one device.
 pub struct Store {
     device: Device,
@@ -38,12 +42,13 @@ impl Store {
 
     /// Lays f32 tensors out one after another in as few buffers ("pages") as the device's limits allow, so that
     /// an optimiser or a norm touches all of them in a few dispatches. Equal lists of shapes give equal layouts.
-    /// Page `i` as a whole is named `label/i`; the names of the pages are returned.
+    /// Page `i` as a whole is named `label/i`; the names of the pages are returned. Every tensor starts at a multiple of
+    /// [`ARENA_ALIGN`] bytes.
     pub fn arena(&mut self, label: &str, tensors: &[(String, Shape)]) -> Result<Vec<String>> {
         let limit = self.device.caps().max_binding.min(self.device.caps().max_buffer);
         let mut pages: Vec<(u64, Vec<(usize, u64)>)> = Vec::new();
         for (i, (_, shape)) in tensors.iter().enumerate() {
-            let bytes = (shape.numel() as u64 * 4).next_multiple_of(Slice::ALIGN);
+            let bytes = (shape.numel() as u64 * 4).next_multiple_of(ARENA_ALIGN);
             match pages.last_mut() {
                 Some((used, members)) if *used + bytes <= limit => {
                     members.push((i, *used));

@@ -1,16 +1,19 @@
 //! Layers: a few lines each over the ops, named as in the literature.
 
 mod batch;
+mod lora;
 mod params;
 pub mod rotary;
 
 pub use batch::{BatchInputs, windows_in};
+pub use lora::{Lora, LoraNames};
 pub use params::{ParamSpec, Params};
 
 use crate::graph::{Graph, Tensor};
 use crate::ops::{self, Segments};
 
-/// y = x W^T (+ b) (+ residual); parameters `name.weight` [out, in] and, if `bias`, `name.bias` [out].
+/// y = x W^T (+ b) (+ residual); parameters `name.weight` [out, in] and, if `bias`, `name.bias` [out]; adapted where
+/// `params` say so.
 pub fn linear(
     g: &mut Graph,
     params: &Params<'_>,
@@ -22,7 +25,10 @@ pub fn linear(
 ) -> Tensor {
     let weight = params.get(g, &format!("{name}.weight"), [out, x.shape.cols()]);
     let bias = bias.then(|| params.get(g, &format!("{name}.bias"), [out]));
-    ops::linear(g, x, weight, bias, residual)
+    match params.lora.filter(|lora| lora.modules.contains_key(name)) {
+        Some(lora) => lora.linear(g, params, name, [x, weight], bias, residual),
+        None => ops::linear(g, x, weight, bias, residual),
+    }
 }
 
 /// The norms of the decoder families, each with its epsilon.

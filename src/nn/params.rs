@@ -1,5 +1,6 @@
 //! How layers find their parameters in the graph.
 
+use super::Lora;
 use crate::graph::{Graph, Shape, Tensor};
 
 /// A parameter a model needs: its Hugging Face name and shape.
@@ -18,12 +19,14 @@ pub struct Params<'a> {
     pub prefix: &'a str,
     /// Whether a parameter, by its Hugging Face name, is trained.
     pub trainable: &'a dyn Fn(&str) -> bool,
+    /// The adapters of linear layers, if the model has any.
+    pub lora: Option<&'a Lora>,
 }
 
 impl Params<'_> {
     /// Parameters of a model that is only run, under `prefix`.
     pub fn frozen(prefix: &str) -> Params<'_> {
-        Params { prefix, trainable: &|_| false }
+        Params { prefix, trainable: &|_| false, lora: None }
     }
 
     /// The tensor of parameter `name`.

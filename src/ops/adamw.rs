@@ -1,15 +1,13 @@
 //! The AdamW update (arXiv:1711.05101, as torch.optim.AdamW), in one pass over parameters, gradients and moments.
 
-use super::grad_norm::{bytes_of, pieces};
+use super::pages::{self, CHUNK};
 use super::shader;
 use crate::Result;
-use crate::device::{Bind, Caps, Dispatch, Real, Shader, Slice, grid};
+use crate::device::{Caps, Dispatch, Real, Shader};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
 use rayon::prelude::*;
 
 pub(crate) const SHADER: Shader = shader!("adamw");
-/// Elements one rayon task handles.
-const CHUNK: usize = 1 << 14;
 
 /// Parameters that are updated together: four flat f32 tensors of one length.
 #[derive(Debug, Clone, Copy)]
@@ -56,20 +54,8 @@ impl Op for AdamW {
     }
 
     fn dispatches(&self, node: &Node<'_>, caps: &Caps) -> Result<Vec<Dispatch>> {
-        let dispatch = |piece: std::ops::Range<usize>| {
-            let (at, bytes) = bytes_of(&piece);
-            let ranges = (0..4).map(|i| Bind::OutRange(i, at, bytes));
-            Dispatch {
-                shader: SHADER,
-                entry: "update",
-                constants: Vec::new(),
-                binds: ranges.chain([Bind::In(4), Bind::In(5)]).collect(),
-                params: vec![piece.len() as u32, u32::from(self.decay)],
-                groups: grid(piece.len().div_ceil(256), caps),
-            }
-        };
-        let unit = (Slice::ALIGN / 4) as usize;
-        Ok(pieces(node.outputs[0].shape.numel(), unit, caps).map(dispatch).collect())
+        let (count, params) = (node.outputs[0].shape.numel(), [u32::from(self.decay)]);
+        Ok(pages::dispatches((SHADER, "update"), count, &params, caps, pages::update(4, 6)))
     }
 
     fn cost(&self, node: &Node<'_>) -> Cost {

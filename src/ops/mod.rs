@@ -3,26 +3,33 @@
 //! cost. To add an op: those two files, a `mod` line here, and a row in `src/selftest/cases/`.
 
 pub mod adamw;
+pub mod adamw_8bit;
 pub mod agreement;
 pub mod attention;
 mod attention_grad;
 pub mod columns;
 pub mod cross_entropy;
 pub mod dense_kl;
+pub mod ema;
 pub mod embedding;
 mod embedding_grad;
 pub mod entropy;
 pub mod gelu;
 pub mod grad_norm;
+pub mod inverse_norms;
+pub mod lion;
 pub mod log_sum_exp;
 pub mod matmul;
 pub mod norm;
 mod norm_grad;
+mod pages;
 pub mod pointwise;
 pub mod put_rows;
 pub mod reduce;
 pub mod rope;
 pub mod sample_rows;
+pub mod scale_columns;
+pub mod sgd;
 pub mod softcap;
 pub mod sparse_kl;
 pub mod swiglu;
@@ -31,15 +38,19 @@ pub mod top_k;
 pub mod write_rows;
 
 pub use adamw::{Page, adamw};
+pub use adamw_8bit::{Page8Bit, adamw_8bit, dynamic_maps};
 pub use agreement::agreement;
 pub use attention::{Ranges, attention};
 pub use columns::columns;
 pub use cross_entropy::{LossInto, cross_entropy};
 pub use dense_kl::{DenseTarget, dense_kl};
+pub use ema::ema;
 pub use embedding::{Segments, embedding, gather_rows, segments_of};
 pub use entropy::entropy;
 pub use gelu::gelu;
 pub use grad_norm::{BAD_NORM, grad_norm};
+pub use inverse_norms::inverse_norms;
+pub use lion::lion;
 pub use log_sum_exp::{Chunk, log_sum_exp};
 pub use matmul::{Layout, View, linear, matmul, matmul_into};
 pub use norm::{layer_norm, rms_norm, rms_norm_1p};
@@ -48,6 +59,8 @@ pub use put_rows::{RowsInto, put_rows, put_rows_minus};
 pub use reduce::{add_row_sums, sum_rows, sum_rows_into, weighted_sum};
 pub use rope::rope;
 pub use sample_rows::sample_rows;
+pub use scale_columns::scale_columns;
+pub use sgd::sgd;
 pub use softcap::{softcap, softcap_grad};
 pub use sparse_kl::{Missing, SparseTarget, sparse_kl};
 pub use swiglu::swiglu;
@@ -70,17 +83,21 @@ pub(crate) use shader;
 pub fn shaders() -> Vec<Shader> {
     vec![
         adamw::SHADER,
+        adamw_8bit::SHADER,
         agreement::SHADER,
         attention::SHADER,
         attention_grad::SHADER,
         columns::SHADER,
         cross_entropy::SHADER,
         dense_kl::SHADER,
+        ema::SHADER,
         embedding::SHADER,
         embedding_grad::SHADER,
         entropy::SHADER,
         gelu::SHADER,
         grad_norm::SHADER,
+        inverse_norms::SHADER,
+        lion::SHADER,
         log_sum_exp::SHADER,
         matmul::SHADER,
         norm::SHADER,
@@ -90,6 +107,8 @@ pub fn shaders() -> Vec<Shader> {
         reduce::SHADER,
         rope::SHADER,
         sample_rows::SHADER,
+        scale_columns::SHADER,
+        sgd::SHADER,
         softcap::SHADER,
         sparse_kl::SHADER,
         swiglu::SHADER,

@@ -1,26 +1,17 @@
 //! Optimisers over a model's parameter arenas: where the state lives and how one update is recorded.
 
+mod average;
+mod rule;
+mod state;
+
+pub use rule::{Rule, Settings};
+
 use crate::Result;
-use crate::graph::{DType, Graph, Plan, Runner, Shape, Store};
-use crate::ops::{self, Page};
+use crate::graph::{DType, Graph, Plan, Runner, Shape, Store, Tensor};
+use crate::ops;
+use average::Average;
+use state::State;
 
-/// AdamW's constants (arXiv:1711.05101), with transformers' names.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamW {
-    /// Decay of the first moment.
-    pub adam_beta1: f64,
-    /// Decay of the second moment.
-    pub adam_beta2: f64,
-    /// Added to the root of the second moment.
-    pub adam_epsilon: f64,
-    /// Decoupled decay, applied to matrices only.
-    pub weight_decay: f64,
-    /// Largest global gradient norm; 0 does not clip.
-    pub max_grad_norm: f64,
-}
-
-/// Names of the externals an update reads or writes.
-pub const STEP: &str = "optim.step";
 /// Global gradient norms before clipping of the last steps, a ring.
 pub const NORMS: &str = "optim.norms";
 /// Steps whose scalars a ring holds: how far apart two reports may be.
@@ -28,73 +19,70 @@ pub const RING: usize = 64;
 /// Where in the rings the running step's scalars go, u32 [1].
 pub const RING_AT: &str = "optim.ring_at";
 
-/// Gradients and moments of a model's parameters, and the plan that updates them.
+/// Trained parameters that are updated alike and lie together in the arena `label` ([`Store::arena`]).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// The arena's label.
+    pub label: String,
+    /// Names and shapes, in the order in which they lie there.
+    pub params: Vec<(String, Shape)>,
+    /// Whether weight decay applies.
+    pub decay: bool,
+    /// The learning rate's factor for them.
+    pub rate: f64,
+}
+
+/// Gradients and state of a model's trained parameters, and the plan that updates them.
 pub struct Optimiser {
-    settings: AdamW,
+    settings: Settings,
     runner: Runner,
-    /// Names of the first and second moments' pages, for checkpoints.
-    pub state_pages: Vec<String>,
+    rates: Vec<f64>,
+    state: Vec<(String, Shape)>,
+    average: Option<Average>,
 }
 
 impl Optimiser {
-    /// Allocates gradients and moments beside the parameters `groups` (matrices, vectors) whose pages are
-    /// `pages`, and prepares the update.
-    pub fn new(
-        settings: AdamW,
-        store: &mut Store,
-        groups: &[Vec<(String, Shape)>; 2],
-        pages: &[Vec<String>; 2],
-    ) -> Result<Optimiser> {
+    /// Allocates gradients and state beside the parameters of `groups`, which lie in `store` with their first values, and
+    /// prepares the update.
+    pub fn new(settings: Settings, store: &mut Store, groups: &[Group]) -> Result<Optimiser> {
         let mut g = Graph::new();
-        let (mut flat, mut state_pages) = (Vec::new(), Vec::new());
-        for ((group, label), params) in groups.iter().zip(["decay", "plain"]).zip(pages) {
-            let grads: Vec<_> = group.iter().map(|(name, shape)| (Graph::grad_name(name), *shape)).collect();
-            let moment = |which: &str| -> Vec<_> {
-                group.iter().map(|(name, shape)| (format!("{which}:{name}"), *shape)).collect()
-            };
-            let grads = store.arena(&format!("grads.{label}"), &grads)?;
-            let first = store.arena(&format!("m.{label}"), &moment("m"))?;
-            let second = store.arena(&format!("v.{label}"), &moment("v"))?;
-            for (i, param) in params.iter().enumerate() {
-                let mut page = |name: &str| -> Result<_> { Ok(g.external(name, store.shape(name)?, DType::F32)) };
-                flat.push(Page {
-                    param: page(param)?,
-                    grad: page(&grads[i])?,
-                    m: page(&first[i])?,
-                    v: page(&second[i])?,
-                    decay: label == "decay",
-                });
+        let mut state = State::new(settings.rule, store)?;
+        let mut pages = Vec::new();
+        for (i, group) in groups.iter().enumerate() {
+            store.add(&step_name(i), [8], DType::F32)?;
+            let grads: Vec<_> = group.params.iter().map(|(name, shape)| (Graph::grad_name(name), *shape)).collect();
+            for (page, grad) in store.arena(&format!("grads.{}", group.label), &grads)?.into_iter().enumerate() {
+                pages.push((i, page_name(group, page), grad));
             }
-            state_pages.extend(first.into_iter().chain(second));
+            state.allocate(store, group)?;
         }
-        store.add(STEP, [8], DType::F32)?;
-        for (name, count, dtype) in [("optim.norm", 2, DType::F32), (NORMS, RING, DType::F32), (RING_AT, 1, DType::U32)]
-        {
-            store.add(name, [count], dtype)?;
-        }
-        // Picks the norm out of (norm, clip factor).
-        store.add("optim.first", [2], DType::F32)?;
-        store.write("optim.first", &[1f32, 0.0])?;
-        let step = g.external(STEP, [8], DType::F32);
-        let norm = g.external("optim.norm", [2], DType::F32);
-        let gradients: Vec<_> = flat.iter().map(|page| page.grad).collect();
-        let norm = ops::grad_norm(&mut g, &gradients, settings.max_grad_norm as f32, norm);
-        let (ring, at) = (g.external(NORMS, [RING], DType::F32), g.external(RING_AT, [1], DType::U32));
-        let first = g.external("optim.first", [2], DType::F32);
-        ops::weighted_sum(&mut g, norm, first, ring, at);
-        for page in flat {
-            ops::adamw(&mut g, page, norm, step);
+        let gradients: Vec<Tensor> = pages
+            .iter()
+            .map(|(.., grad)| Ok(g.external(grad, store.shape(grad)?, DType::F32)))
+            .collect::<Result<_>>()?;
+        let norm = record_norm(&mut g, store, &gradients, settings.max_grad_norm)?;
+        let mut average = settings.averages().then(|| Average::new(store, groups)).transpose()?;
+        for ((i, param, _), grad) in pages.iter().zip(gradients) {
+            let step = g.external(&step_name(*i), [8], DType::F32);
+            let param_tensor = g.external(param, store.shape(param)?, DType::F32);
+            let decay = groups[*i].decay && settings.weight_decay != 0.0;
+            let updated = state.record(&mut g, store, param, [param_tensor, grad], decay, [norm, step])?;
+            if let Some(average) = &mut average {
+                average.record(&mut g, store, param, updated, settings.ema_decay)?;
+            }
         }
         let runner = Runner::new(Plan::new(&g)?, store, &mut Vec::new())?;
-        Ok(Optimiser { settings, runner, state_pages })
+        let rates = groups.iter().map(|group| group.rate).collect();
+        let mut names = state.tensors;
+        names.extend(average.iter().flat_map(|average| average.tensors.iter().cloned()));
+        Ok(Optimiser { settings, runner, rates, state: names, average })
     }
 
     /// One update with this learning rate; `step` counts from 1. Clears the gradients.
     pub fn update(&mut self, store: &Store, step: u64, learning_rate: f64) -> Result<()> {
-        let AdamW { adam_beta1: b1, adam_beta2: b2, adam_epsilon, weight_decay, .. } = self.settings;
-        let correction = |beta: f64| 1.0 - beta.powf(step as f64);
-        let values = [learning_rate, b1, b2, adam_epsilon, weight_decay, correction(b1), correction(b2), 0.0];
-        store.write(STEP, &values.map(|x| x as f32))?;
+        for (i, rate) in self.rates.iter().enumerate() {
+            store.write(&step_name(i), &self.settings.scalars(step, learning_rate * rate).map(|x| x as f32))?;
+        }
         self.runner.run()
     }
 
@@ -102,4 +90,46 @@ impl Optimiser {
     pub fn plan(&self) -> &Plan {
         self.runner.plan()
     }
+
+    /// Names and shapes of what a checkpoint needs besides the parameters: moments, quantised moments (u32, whose bits
+    /// have to survive) and averages. The names do not depend on the device.
+    pub fn state(&self) -> &[(String, Shape)] {
+        &self.state
+    }
+
+    /// Whether an average of the parameters is kept.
+    pub fn averages(&self) -> bool {
+        self.average.is_some()
+    }
+
+    /// Exchanges the parameters' values with their average's, if there is one; called again, it puts them back.
+    pub fn exchange_average(&self, store: &Store) -> Result<()> {
+        self.average.as_ref().map_or(Ok(()), |average| average.exchange(store))
+    }
+}
+
+/// The name of a group's scalars of the running step.
+fn step_name(group: usize) -> String {
+    format!("optim.step.{group}")
+}
+
+/// The name of a page of a group's parameters.
+fn page_name(group: &Group, page: usize) -> String {
+    format!("{}/{page}", group.label)
+}
+
+/// Records the clip factor over all gradients and the norm's way into its ring.
+fn record_norm(g: &mut Graph, store: &mut Store, gradients: &[Tensor], max_grad_norm: f64) -> Result<Tensor> {
+    for (name, count, dtype) in [("optim.norm", 2, DType::F32), (NORMS, RING, DType::F32), (RING_AT, 1, DType::U32)] {
+        store.add(name, [count], dtype)?;
+    }
+    // Picks the norm out of (norm, clip factor).
+    store.add("optim.first", [2], DType::F32)?;
+    store.write("optim.first", &[1f32, 0.0])?;
+    let norm = g.external("optim.norm", [2], DType::F32);
+    let norm = ops::grad_norm(g, gradients, max_grad_norm as f32, norm);
+    let (ring, at) = (g.external(NORMS, [RING], DType::F32), g.external(RING_AT, [1], DType::U32));
+    let first = g.external("optim.first", [2], DType::F32);
+    ops::weighted_sum(g, norm, first, ring, at);
+    Ok(norm)
 }

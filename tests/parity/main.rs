@@ -12,11 +12,12 @@ use potstill::device::Device;
 use potstill::distill::batch::{write_training_batch, write_weights};
 use potstill::distill::recipe::{Function, LossFunction};
 use potstill::distill::step::{StepSpec, TeacherInput, provide};
+use potstill::distill::trained::Trained;
 use potstill::formats::ModelFolder;
 use potstill::graph::{Graph, Plan, Runner, Store};
 use potstill::models::{self, Decoder, load_parameters};
 use potstill::nn::{BatchInputs, Params};
-use potstill::optim::{AdamW, Optimiser, RING_AT};
+use potstill::optim::{Optimiser, RING_AT, Settings};
 
 const CASES: [&str; 10] = [
     "mha_tied",
@@ -62,15 +63,14 @@ fn model(device: &Device, name: &str, batch: usize, context: usize, recompute: b
     let folder = ModelFolder::open(golden(name)).unwrap();
     let decoder = models::from_config(folder.path(), &folder.config).unwrap();
     let mut store = Store::new(device);
-    let pages = decoder.allocate(&mut store, "", context).unwrap();
+    let trained = Trained::default();
+    let groups = trained.allocate(&decoder, &mut store, context).unwrap();
     load_parameters(&decoder, &store, "", &folder.tensors, None).unwrap();
-    let settings =
-        AdamW { adam_beta1: 0.9, adam_beta2: 0.95, adam_epsilon: 1e-8, weight_decay: 0.1, max_grad_norm: 1.0 };
-    let optimiser = Optimiser::new(settings, &mut store, &decoder.groups(""), &pages).unwrap();
+    let optimiser = Optimiser::new(Settings::adamw(0.9, 0.95, 1e-8, 0.1, 1.0), &mut store, &groups).unwrap();
     let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];
     let vocabulary = decoder.config.vocab_size;
     let (student, teacher) = (decoder.clone(), TeacherInput::None);
-    let spec = StepSpec { student, teacher, vocabulary, batch, context, recompute, losses };
+    let spec = StepSpec { student, trained, teacher, vocabulary, batch, context, recompute, losses };
     Model { decoder, store, optimiser, spec }
 }
 

@@ -123,7 +123,7 @@ impl Source {
 
 /// Runs of one number in the mask, which in packed data numbers the documents; 0 is padding.
 fn segments(mask: Option<&[i64]>, tokens: usize) -> Vec<Range<usize>> {
-    let Some(mask) = mask else { return if tokens == 0 { Vec::new() } else { Vec::from([0..tokens]) } };
+    let Some(mask) = mask else { return (tokens > 0).then_some(0..tokens).into_iter().collect() };
     let mut at = 0;
     let runs = mask.chunk_by(|a, b| a == b).map(|run| {
         at += run.len();
@@ -140,7 +140,7 @@ mod tests {
     fn documents_part_where_the_segment_changes_and_padding_is_none() {
         assert_eq!(segments(Some(&[1, 1, 2, 3, 3, 0, 0]), 7), [0..2, 2..3, 3..5]);
         assert_eq!(segments(Some(&[0, 1, 1, 0, 1]), 5), [1..3, 4..5]);
-        assert_eq!(segments(None, 3), Vec::from([0..3]));
+        assert_eq!(segments(None, 3).as_slice(), std::slice::from_ref(&(0..3)));
         assert!(segments(None, 0).is_empty() && segments(Some(&[]), 0).is_empty());
     }
 }

@@ -31,6 +31,11 @@ impl Recipe {
             None => None,
         };
         put("dataset", self.dataset.to_json());
+        self.masks.put(&mut root);
+        let mut put = |key: &str, value: Value| root.insert(key.to_string(), value);
+        if let Some(lora) = &self.lora {
+            put("lora", lora.to_json());
+        }
         put("loss_functions", self.loss_functions.iter().map(|loss| loss.to_json()).collect());
         put("training_args", self.training_args.to_json());
         Value::Object(root)
@@ -53,7 +58,8 @@ impl Recipe {
 
 fn flatten(path: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
     match value {
-        Value::Object(map) if !map.is_empty() => {
+        // The order of these counts: they stay together.
+        Value::Object(map) if !map.is_empty() && !path.ends_with("lr_multipliers") => {
             for (key, value) in map {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 flatten(&path, value, leaves);
@@ -79,6 +85,7 @@ impl Student {
     fn to_json(&self) -> Value {
         match self {
             Student::Pretrained(path) => json!(path),
+            Student::Adapted { path, adapter } => json!({"path": path, "adapter": adapter}),
             Student::Layers { layers_of, layers } => json!({"layers_of": layers_of, "layers": layers}),
             Student::Random { config, init_seed, tokenizer } => {
                 let config = match config {
@@ -135,9 +142,8 @@ impl TrainingArgs {
         };
         put("min_lr_ratio", json!(self.min_lr_ratio));
         put("weight_decay", json!(self.weight_decay));
-        put("adam_beta1", json!(self.adam_beta1));
-        put("adam_beta2", json!(self.adam_beta2));
-        put("adam_epsilon", json!(self.adam_epsilon));
+        self.put_optimiser(&mut map);
+        let mut put = |key: &str, value: Value| map.insert(key.to_string(), value);
         put("max_grad_norm", json!(self.max_grad_norm));
         match self.length {
             Length::Steps(steps) => put("max_steps", json!(steps)),

@@ -36,7 +36,9 @@ impl Recipe {
         self.check_student(file)?;
         self.check_dataset(file)?;
         self.check_losses(file)?;
+        self.check_trained(file)?;
         self.check_optimisation(&rule)?;
+        self.training_args.check_optimiser(&rule)?;
         self.check_reporting(&rule)
     }
 
@@ -51,6 +53,14 @@ impl Recipe {
                 complaint.found("nothing").help("name the teacher's folder or hub id here").err()
             }
             _ => Ok(()),
+        }
+    }
+
+    fn check_trained(&self, file: &Path) -> Result<()> {
+        let named_base = matches!(self.model, Student::Pretrained(_));
+        match students::problems(file, &self.masks, self.lora.as_ref(), named_base).into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(()),
         }
     }
 
@@ -86,13 +96,9 @@ impl Recipe {
         at_least_1(args.gradient_accumulation_steps, "gradient_accumulation_steps")?;
         let positive = |x: f64, key: &str| rule(x > 0.0 && x.is_finite(), key, "a positive number", &x);
         positive(args.learning_rate, "learning_rate")?;
-        positive(args.adam_epsilon, "adam_epsilon")?;
         let not_negative = |x: f64, key: &str| rule(x >= 0.0 && x.is_finite(), key, "0 or more", &x);
         not_negative(args.weight_decay, "weight_decay")?;
         not_negative(args.max_grad_norm, "max_grad_norm")?;
-        let decay = |x: f64, key: &str| rule((0.0..1.0).contains(&x), key, "a number from 0 to below 1", &x);
-        decay(args.adam_beta1, "adam_beta1")?;
-        decay(args.adam_beta2, "adam_beta2")?;
         let share = |x: f64, key: &str| rule((0.0..=1.0).contains(&x), key, "a number from 0 to 1", &x);
         share(args.min_lr_ratio, "min_lr_ratio")?;
         if let Warmup::Ratio(ratio) = args.warmup {
@@ -173,4 +179,4 @@ impl Recipe {
     }
 }
 
-type Rule<'a> = dyn Fn(bool, &str, &str, &dyn std::fmt::Display) -> Result<()> + 'a;
+pub(super) type Rule<'a> = dyn Fn(bool, &str, &str, &dyn std::fmt::Display) -> Result<()> + 'a;

@@ -89,6 +89,16 @@ impl<'a> Node<'a> {
         if self.value.is_array() { self.list(read) } else { Ok(vec![read(self.clone())?]) }
     }
 
+    /// A mapping from any names to numbers, in its order.
+    pub fn numbers_by_name(&self) -> Result<Vec<(String, f64)>> {
+        let Some(map) = self.value.as_object() else { return self.wrong("a mapping of names to numbers") };
+        let node = |(key, value): (&'a String, &'a Value)| {
+            let node = Node { file: self.file, path: join(&self.path, key), value };
+            Ok((key.clone(), node.number()?))
+        };
+        map.iter().map(node).collect()
+    }
+
     /// A mapping that has none but the `known` keys. `foreign` are keys that another program reads there.
     pub fn fields(self, known: &[&str], foreign: &[&str]) -> Result<Fields<'a>> {
         let Some(map) = self.value.as_object() else { return self.wrong("a mapping") };

@@ -20,8 +20,6 @@ const DISTILLKIT_ROOT: &[&str] = &[
     "model_kwargs",
     "model_auto_class",
     "trust_remote_code",
-    "frozen_modules",
-    "frozen_res",
 ];
 const DISTILLKIT_DATASET: &[&str] =
     &["train_dataset", "eval_dataset", "num_samples", "eos_label_token_ids", "prepared_dataset_path", "prepacked"];
@@ -73,6 +71,12 @@ fn root(node: Node) -> Result<Recipe> {
         "teacher",
         "dataset",
         "loss_functions",
+        "frozen_modules",
+        "frozen_res",
+        "unfrozen_parameters",
+        "freeze_embeddings",
+        "freeze_head",
+        "lora",
         "training_args",
     ];
     let fields = node.fields(known, DISTILLKIT_ROOT)?;
@@ -92,6 +96,8 @@ fn root(node: Node) -> Result<Recipe> {
         teacher,
         dataset: fields.need("dataset", "the text to train on", |node| dataset(node, seed))?,
         loss_functions,
+        masks: students::masks(&fields)?,
+        lora: fields.maybe("lora", |node| students::lora(node, seed))?,
         training_args: fields.need("training_args", "the optimisation", training_args)?,
     })
 }
@@ -112,7 +118,11 @@ fn student(node: &Node, seed: u64) -> Result<Student> {
         let expected = "a model's path or hub id, {config: ...} for random weights, or {layers_of: ..., layers: [...]}";
         return node.complaint().expected(expected).found("something else").err();
     }
-    let fields = node.clone().fields(&["config", "init_seed", "tokenizer", "layers_of", "layers"], &[])?;
+    let known = ["path", "adapter", "config", "init_seed", "tokenizer", "layers_of", "layers"];
+    let fields = node.clone().fields(&known, &[])?;
+    if fields.node("path").is_some() || fields.node("adapter").is_some() {
+        return adapted(&fields);
+    }
     if fields.node("layers_of").is_none() && fields.node("layers").is_none() {
         return Ok(Student::Random {
             config: fields.need("config", "a config.json, its path or its keys", config)?,
@@ -128,6 +138,20 @@ fn student(node: &Node, seed: u64) -> Result<Student> {
         layers_of: fields.need("layers_of", "the model whose layers to take", Node::text)?,
         layers: fields.need("layers", "the numbers of the layers to take", |node| node.list(|item| item.count()))?,
     })
+}
+
+/// `{path, adapter}`.
+fn adapted(fields: &Fields) -> Result<Student> {
+    let others = ["config", "init_seed", "tokenizer", "layers_of", "layers"];
+    if let Some(other) = others.iter().find(|key| fields.node(key).is_some()) {
+        let complaint = fields.complaint(other).expected("no such key beside `path` and `adapter`").found("one");
+        return complaint.help("to take layers or random weights, leave out `path` and `adapter`").err();
+    }
+    let path = fields.need("path", "the model's folder or hub id", Node::text)?;
+    match fields.maybe("adapter", self::path)? {
+        Some(adapter) => Ok(Student::Adapted { path, adapter }),
+        None => Ok(Student::Pretrained(path)),
+    }
 }
 
 fn config(node: &Node) -> Result<Config> {
@@ -200,9 +224,14 @@ const TRAINING_ARGS: &[&str] = &[
     "warmup_ratio",
     "min_lr_ratio",
     "weight_decay",
+    "optim",
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",
+    "momentum",
+    "layerwise_lr_decay",
+    "lr_multipliers",
+    "ema_decay",
     "max_grad_norm",
     "max_steps",
     "num_train_epochs",
@@ -217,6 +246,7 @@ const TRAINING_ARGS: &[&str] = &[
 
 fn training_args(node: &Node) -> Result<TrainingArgs> {
     let fields = node.clone().fields(TRAINING_ARGS, &[])?;
+    let optimiser = optimiser::read(&fields)?;
     Ok(TrainingArgs {
         per_device_train_batch_size: fields.or("per_device_train_batch_size", 8, Node::count)?,
         gradient_accumulation_steps: fields.or("gradient_accumulation_steps", 1, Node::count)?,
@@ -225,9 +255,14 @@ fn training_args(node: &Node) -> Result<TrainingArgs> {
         warmup: warmup(&fields)?,
         min_lr_ratio: fields.or("min_lr_ratio", 0.0, Node::number)?,
         weight_decay: fields.or("weight_decay", 0.0, Node::number)?,
-        adam_beta1: fields.or("adam_beta1", 0.9, Node::number)?,
-        adam_beta2: fields.or("adam_beta2", 0.999, Node::number)?,
-        adam_epsilon: fields.or("adam_epsilon", 1e-8, Node::number)?,
+        optim: optimiser.optim,
+        adam_beta1: optimiser.adam_beta1,
+        adam_beta2: optimiser.adam_beta2,
+        adam_epsilon: optimiser.adam_epsilon,
+        momentum: optimiser.momentum,
+        layerwise_lr_decay: optimiser.layerwise_lr_decay,
+        lr_multipliers: optimiser.lr_multipliers,
+        ema_decay: optimiser.ema_decay,
         max_grad_norm: fields.or("max_grad_norm", 1.0, Node::number)?,
         length: length(&fields)?,
         eval_steps: fields.maybe("eval_steps", Node::integer)?,

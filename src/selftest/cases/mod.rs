@@ -6,9 +6,11 @@ mod attention;
 mod columns;
 mod embedding;
 mod grad_norm;
+mod lora;
 mod losses;
 mod matmul;
 mod norm;
+mod optimisers;
 mod pointwise;
 mod reduce;
 mod rope;
@@ -24,9 +26,11 @@ pub fn all() -> Vec<Case> {
         columns::cases(),
         embedding::cases(),
         grad_norm::cases(),
+        lora::cases(),
         losses::cases(),
         matmul::cases(),
         norm::cases(),
+        optimisers::cases(),
         pointwise::cases(),
         reduce::cases(),
         rope::cases(),
