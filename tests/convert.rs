@@ -94,12 +94,17 @@ fn check_record((found, log_probs, tail): (&[u32], &[f32], f32), record: &Value,
 #[test]
 fn the_three_forms_become_shard_sets() {
     let dir = tempfile::tempdir().unwrap();
-    let cases = [("new", Values::LogProbs, TailMass::Derived), ("legacy", Values::Logits, TailMass::Unknown)];
-    for (form, values, tail_mass) in cases.into_iter().chain([("raw", Values::Logits, TailMass::Unknown)]) {
+    let cases = [
+        ("new", Values::LogProbs, TailMass::Derived),
+        ("legacy", Values::Logits, TailMass::Unknown),
+        ("raw", Values::Logits, TailMass::Unknown),
+        ("raw_log_probs", Values::LogProbs, TailMass::Derived),
+    ];
+    for (form, values, tail_mass) in cases {
         let (folder, expected) = table(dir.path(), form);
         let out = dir.path().join(format!("{form} set"));
         let made = bring_in(&folder, &out, &ImportOptions::default()).unwrap();
-        assert_eq!((made.form.to_string().as_str(), made.values), (form, values));
+        assert_eq!((made.form.to_string().as_str(), made.values), (form.split('_').next().unwrap(), values));
         let set = Reader::open(&out).unwrap();
         assert_eq!(set.spec().tail_mass, tail_mass);
         compare(&set, &expected, values);
@@ -111,6 +116,12 @@ fn the_three_forms_become_shard_sets() {
         if form == "raw" {
             assert_eq!(corpus.loss()[..4], [false, false, true, true]);
             assert!(made.why.contains("above 0 at") && made.why.contains("row 0, position 0"), "{}", made.why);
+        }
+        if form == "raw_log_probs" {
+            assert!(made.why.contains("none above 0"), "{}", made.why);
+            let told = ImportOptions { values: Some(Values::Logits), ..ImportOptions::default() };
+            let made = bring_in(&folder, &dir.path().join("told"), &told).unwrap();
+            assert_eq!(made.manifest.spec.tail_mass, TailMass::Unknown);
         }
         // The same command again changes nothing.
         let before = fs::read(out.join("manifest.json")).unwrap();
