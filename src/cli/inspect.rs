@@ -174,8 +174,10 @@ fn shards_text(set: &ShardsReport) -> String {
     fact("context", format!("{} tokens", count(spec.context_length.into())));
     fact("tokens", format!("{}, of which {} count in the loss", count(stats.rows), count(stats.valid_rows)));
     fact("documents", count(stats.documents));
+    let captured = spec.tail_mass == TailMass::Captured;
     let means = [
-        ("teacher's mean NLL", stats.mean_nll, "nats"),
+        // Where the source does not say the NLL of a token outside its record, the least that it can be is counted.
+        (if captured { "teacher's mean NLL" } else { "mean NLL, at least" }, stats.mean_nll, "nats"),
         ("mean entropy", stats.mean_entropy, "nats"),
         ("mean tail mass", stats.mean_tail_mass, "outside the records"),
         ("mean different draws", stats.mean_unique, ""),
