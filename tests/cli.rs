@@ -170,6 +170,7 @@ fn write_set(dir: &Path) {
         rows: 4,
         rows_per_shard: 3,
         entropy: false,
+        source: None,
     };
     let half = 0.5f32.ln();
     let batch = RowBatch {

@@ -8,6 +8,8 @@ pub mod assets;
 mod capture;
 mod distill;
 mod doctor;
+#[cfg(feature = "endpoint")]
+pub mod endpoint;
 mod generate;
 pub mod human;
 mod inspect;

@@ -135,6 +135,7 @@ fn set_spec(
         rows: corpus.ids().len() as u64,
         rows_per_shard: options.rows_per_shard,
         entropy: true,
+        source: None,
     }
 }
 

@@ -1,6 +1,6 @@
-//! Distillation: what to do ([`recipe`], [`schedule`]), recording a teacher ([`capture`]), training a student
-//! ([`setup`], [`step`], [`trainer`], [`run`]), measuring it ([`evaluate`], [`compare`]), what happened ([`metrics`],
-//! [`report`], [`card`]) and how to go on after a stop ([`checkpoint`]).
+//! Distillation: what to do ([`recipe`], [`schedule`]), recording a teacher that runs here ([`capture`]) or is served
+//! elsewhere (`endpoint`), training a student ([`setup`], [`step`], [`trainer`], [`run`]), measuring it ([`evaluate`],
+//! [`compare`]), what happened ([`metrics`], [`report`], [`card`]) and how to go on after a stop ([`checkpoint`]).
 
 pub mod batch;
 pub mod capture;
@@ -8,6 +8,8 @@ pub mod card;
 pub mod checkpoint;
 pub mod compare;
 pub mod corpus;
+#[cfg(feature = "endpoint")]
+pub mod endpoint;
 pub mod evaluate;
 mod folder;
 mod lineage;

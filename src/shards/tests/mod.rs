@@ -28,6 +28,7 @@ fn spec(record: Record, temperatures: &[f32], rows: u64) -> SetSpec {
         rows,
         rows_per_shard: 16,
         entropy: true,
+        source: None,
     }
 }
 
