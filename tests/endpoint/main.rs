@@ -289,7 +289,7 @@ mod command {
         let words = ["the", "sea", "was", "not", "calm", "and", "whales", "of", "Nantucket", "rose"];
         let mut random = SplitMix64::new(3);
         let mut sentence = || (0..900).map(|_| words[(random.bits() % 10) as usize]).collect::<Vec<_>>().join(" ");
-        (0..25).map(|_| sentence()).collect()
+        (0..16).map(|_| sentence()).collect()
     }
 
     #[test]
@@ -299,7 +299,7 @@ mod command {
         let known = world.known.clone();
         let server = Server::start(move |asked, _| {
             Reply::Late(
-                Duration::from_millis(if asked.path == "/v1/models" { 0 } else { 40 }),
+                Duration::from_millis(if asked.path == "/v1/models" { 0 } else { 20 }),
                 right(&known, asked, "vllm"),
             )
         });

@@ -88,8 +88,7 @@ fn serve(mut stream: &TcpStream, input: &mut impl BufRead, log: &Mutex<Vec<Asked
     let mut send = |status: &str, extra: &str, body: &[u8], length: usize| {
         let head =
             format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{extra}content-length: {length}\r\n\r\n");
-        stream.write_all(head.as_bytes()).ok()?;
-        stream.write_all(body).ok()
+        stream.write_all(&[head.as_bytes(), body].concat()).ok()
     };
     match answer(&asked, number) {
         Reply::Json(value) => {
