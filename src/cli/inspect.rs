@@ -7,7 +7,7 @@ use super::table::{Align, Table};
 use crate::Result;
 use crate::formats::hub;
 use crate::inspect::{Depth, Group, ModelReport, Report, ShardsReport, TokenizerReport, inspect};
-use crate::shards::{Record, TailMass};
+use crate::shards::{Record, Source, TailMass};
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -148,6 +148,9 @@ fn shards_text(set: &ShardsReport) -> String {
     let mut facts = Table::plain(2);
     let mut fact = |name: &str, value: String| facts.row([name.to_string(), value]);
     fact("teacher", format!("{}, weights {}", spec.teacher.name, spec.teacher.digest));
+    if let Some(Source::Endpoint { dialect }) = &spec.source {
+        fact("source", format!("a server's API ({dialect})"));
+    }
     fact("tokenizer", spec.tokenizer_digest.clone());
     fact("corpus", spec.corpus_digest.clone());
     let padded = match spec.vocab_size.saturating_sub(spec.real_vocab_size) {

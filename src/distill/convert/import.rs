@@ -82,6 +82,7 @@ pub fn import(
         rows: survey.tokens,
         rows_per_shard: DEFAULT_ROWS_PER_SHARD,
         entropy: false,
+        source: None,
         tail_mass: match decoder.values {
             Values::LogProbs => TailMass::Derived,
             Values::Logits => TailMass::Unknown,
