@@ -105,6 +105,17 @@ fn turns_of_a_prompt_are_given_with_and_without_generation_blocks() {
     }
 }
 
+#[test]
+fn an_end_of_sequence_token_that_only_the_last_turn_lacks_is_learned() {
+    let source = "{% for m in messages %}{{ m.role ~ ':' ~ m.content ~ ('\n' if m.role == 'user' else '') }}\
+                  {% if m.role == 'assistant' and not loop.last %}{{ eos_token }}{% endif %}{% endfor %}\
+                  {% if add_generation_prompt %}assistant:{% endif %}";
+    let special = BTreeMap::from([("eos_token".to_string(), "</s>".to_string())]);
+    let template = ChatTemplate::new("t.jinja", source, special, 0).unwrap();
+    let turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")];
+    assert_eq!(learned(&template, &conversation(&turns)).unwrap(), ["b</s>", "d"]);
+}
+
 /// Templates whose turns cannot be told apart, each with the turn that the error names.
 #[test]
 fn a_mask_that_may_be_wrong_is_an_error_that_names_document_and_turn() {
@@ -120,10 +131,7 @@ fn a_mask_that_may_be_wrong_is_an_error_that_names_document_and_turn() {
         // The end of a turn is another one when it is the last.
         ("{% for m in messages %}{{ m.role ~ ':' ~ m.content ~ ('#' if loop.last else ';') }}{% endfor %}", 1),
         // What is said depends on what is said later.
-        (
-            "{% for m in messages %}{{ m.role ~ ':' ~ (m.content if loop.last else messages[-1].content) }}{% endfor %}",
-            1,
-        ),
+        ("{% for m in messages %}{{ m.role ~ ':' ~ (m.content if loop.last else messages[-1].role) }}{% endfor %}", 1),
     ];
     for (source, turn) in refused {
         let template = ChatTemplate::new("t.jinja", &format!("{source}{close}"), BTreeMap::new(), 0).unwrap();

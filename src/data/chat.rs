@@ -147,8 +147,8 @@ fn describe(error: &minijinja::Error) -> String {
     text
 }
 
-/// The source with other keywords in the place of transformers' `{% generation %}` and `{% endgeneration %}`, white-space
-/// control kept, and how many were replaced.
+/// The source with other keywords in the place of transformers' `{% generation %}` and `{% endgeneration %}`, their
+/// white-space control kept, and how many were replaced.
 fn replace_generation_blocks(source: &str, (begin, end): (&str, &str)) -> (String, usize) {
     let (mut out, mut replaced) = (String::new(), 0);
     let mut rest = source;

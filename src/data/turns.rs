@@ -5,7 +5,7 @@
 //! Other templates do not say who speaks where, so it is found by rendering the conversation again:
 //!
 //! - A turn **begins** where the turns before it with the generation prompt end: what a model at work is given, it need
-//!   not learn to say. A prompt that also opens the answer (`<think>`) counts as far as the conversation agrees with it.
+//!   not learn to say. A prompt that also opens the answer (`<think>`) counts as far as the conversation agrees.
 //! - A turn **ends** where it ends when it is the last: its content, its tool calls and the end-of-turn token. Some
 //!   templates write the last turn in another way (Qwen3 gives it an empty `<think>` block). Then the turn's content is
 //!   replaced by two words that share no first and no last letter. What both renderings share behind the words is
@@ -101,7 +101,11 @@ impl Turns<'_> {
         let before = self.render(&messages[..turn], true)?;
         let after = self.render(&messages[..=turn], false)?;
         if self.whole.starts_with(&after) && after.starts_with(&before) {
-            return Ok(before.len()..before.len() + self.spoken(&after[before.len()..]));
+            let end = before.len() + self.spoken(&after[before.len()..]);
+            // Some templates write an end-of-sequence token behind every turn but the last.
+            let rest = &self.whole[end..];
+            let more = self.template.eos_token().filter(|eos| !after[..end].ends_with(eos) && rest.starts_with(eos));
+            return Ok(before.len()..end + more.map_or(0, str::len));
         }
         let around = self.around(turn)?;
         let start = self.start(turn, &before, &around)?;

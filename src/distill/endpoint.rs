@@ -1,13 +1,13 @@
 //! Recording a teacher that runs elsewhere, behind an HTTP API that tells log-probabilities of a prompt's tokens.
 //!
-//! The text is tokenised here and sent as token ids, cut into the contexts that [`crate::data::packing`] makes of it, so
-//! that the set fits training as a local capture's does. A server shows its k likeliest tokens; the rest of the
+//! The text is tokenised here and sent as token ids, cut into the contexts that [`crate::data::packing`] makes of it,
+//! so that the set fits training as a local capture's does. A server shows its k likeliest tokens; the rest of the
 //! distribution is known by its mass alone, as 1 minus theirs (in f64, at least 0), and the manifest says so: 16-bit
 //! logits on the server's side limit it to about 1e-3. There is no entropy, no other temperature and no random draw,
 //! for which the whole distribution is needed.
 //!
-//! In reading order: `pool` asks for many contexts at once and hands them on in order, `dialect` asks for one (`llama_cpp`
-//! where that takes a request for every token), `http` sends a request until it is answered.
+//! In reading order: `pool` asks for many contexts at once and hands them on in order, `dialect` asks for one
+//! (`llama_cpp` where that takes a request for every token), `http` sends a request until it is answered.
 
 mod dialect;
 mod http;

@@ -30,7 +30,7 @@ fn refused(
 fn victim(world: &World) -> Vec<u32> {
     let (all, long) = (prompts(&world.corpus, CONTEXT), world.corpus.range(3));
     let inside = |prompt: &Vec<u32>| world.corpus.ids()[long.clone()].windows(CONTEXT + 1).any(|w| w == &prompt[..]);
-    all.into_iter().filter(inside).next_back().unwrap()
+    all.into_iter().rfind(inside).unwrap()
 }
 
 fn check((error, times): (String, usize), attempts: usize, words: &[&str]) {
@@ -46,7 +46,7 @@ fn refusals_are_told_at_once_in_the_server_s_words() {
     let status = |status: &'static str, body: &'static str| {
         refused(&world, "vllm", move |_| Reply::Status(status, "", body.to_string()))
     };
-    let max = r#"{"error": {"message": "Requested prompt logprobs of 8, which is greater than max allowed: 5", "code": 400}}"#;
+    let max = r#"{"error": {"message": "Requested prompt logprobs of 8, which is greater than max allowed: 5"}}"#;
     check(
         status("400 Bad Request", max),
         1,

@@ -1,5 +1,5 @@
-//! A server of this test's own on loopback, which answers as vLLM, SGLang or llama.cpp do with what a small model says of
-//! some known prompts, and misbehaves on request.
+//! A server of this test's own on loopback, which answers as vLLM, SGLang or llama.cpp do with what a small model says
+//! of some known prompts, and misbehaves on request.
 
 use potstill::score::Scored;
 use serde_json::{Value, json};
@@ -166,8 +166,8 @@ impl Known {
         let scored = &self.prompts[prompt];
         let k = asked.body["top_logprobs_num"].as_u64().unwrap() as usize;
         let (mut own, mut top) = (vec![json!([null, prompt[0], null])], vec![Value::Null]);
-        for t in 1..prompt.len() {
-            own.push(json!([scored.log_probs[t], prompt[t], null]));
+        for (t, id) in prompt.iter().enumerate().skip(1) {
+            own.push(json!([scored.log_probs[t], id, null]));
             top.push(scored.top[t].iter().take(k).map(|(id, l)| json!([l, id, null])).collect());
         }
         json!({"text": "a", "meta_info": {"input_token_logprobs": own, "input_top_logprobs": top}})

@@ -24,7 +24,13 @@ def call(name, **arguments):
 
 
 TOOLS = [{"type": "function", "function": {"name": "sky", "parameters": {"type": "object"}}}]
-PLAIN = [turn("system", "Be kind."), turn("user", "Hello"), turn("assistant", " Hi! 👋 "), turn("user", "Bye"), turn("assistant", "Ça va?")]
+PLAIN = [
+    turn("system", "Be kind."),
+    turn("user", "Hello"),
+    turn("assistant", " Hi! 👋 "),
+    turn("user", "Bye"),
+    turn("assistant", "Ça va?"),
+]
 CALLS = [
     turn("system", "Be brief."),
     turn("user", "How are Graz and Wien?"),
@@ -33,7 +39,12 @@ CALLS = [
     turn("tool", "grey"),
     turn("assistant", "Graz is better."),
 ]
-ONE_CALL = [turn("user", "Graz?"), turn("assistant", None, tool_calls=[call("sky", town="Graz")]), turn("tool", "clear"), turn("assistant", "Clear.")]
+ONE_CALL = [
+    turn("user", "Graz?"),
+    turn("assistant", None, tool_calls=[call("sky", town="Graz")]),
+    turn("tool", "clear"),
+    turn("assistant", "Clear."),
+]
 THINKS = [
     turn("user", "One?"),
     turn("assistant", "<think>\nfirst\n</think>\n\nYes."),
@@ -58,7 +69,10 @@ MARKED = """{%- for m in messages -%}
 {%- endif -%}
 {%- endfor -%}"""
 
-CHATML = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 LLAMA3 = """{{- bos_token }}
 {%- if tools %}
@@ -123,17 +137,33 @@ QWEN3 = """{%- if tools %}
 {%- endif %}"""
 
 # The prompt opens a thought that the conversation does not keep.
-THINKER = """{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content.split('</think>')[-1].strip() + eos_token }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n<think>\\n' }}{% endif %}"""
+THINKER = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>\\n' }}"
+    "{{ m.content.split('</think>')[-1].strip() + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n<think>\\n' }}{% endif %}"
+)
 
 QWEN_TOKENS = {"eos_token": "<|im_end|>"}
 LLAMA_TOKENS = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
-TAG = [turn("user", "x"), turn("assistant", "<thin> ice"), turn("user", "y"), turn("assistant", "<think>\nz\n</think>\n\nOk")]
+TAG = [
+    turn("user", "x"),
+    turn("assistant", "<thin> ice"),
+    turn("user", "y"),
+    turn("assistant", "<think>\nz\n</think>\n\nOk"),
+]
 # name, template, special tokens, messages, tools, what is spoken
 SPANS = [
     ("chatml", CHATML, QWEN_TOKENS, PLAIN, None, [" Hi! 👋 <|im_end|>", "Ça va?<|im_end|>"]),
-    ("chatml, another end of text", CHATML, {"eos_token": "</s>"}, PLAIN, None, [" Hi! 👋 <|im_end|>\n", "Ça va?<|im_end|>\n"]),
+    ("chatml, no eos", CHATML, {"eos_token": "</s>"}, PLAIN, None, [" Hi! 👋 <|im_end|>\n", "Ça va?<|im_end|>\n"]),
     ("llama3", LLAMA3, LLAMA_TOKENS, PLAIN, None, ["Hi! 👋<|eot_id|>", "Ça va?<|eot_id|>"]),
-    ("llama3, a tool", LLAMA3, LLAMA_TOKENS, ONE_CALL, TOOLS, ['{"name": "sky", "parameters": {"town": "Graz"}}<|eot_id|>', "Clear.<|eot_id|>"]),
+    (
+        "llama3, a tool",
+        LLAMA3,
+        LLAMA_TOKENS,
+        ONE_CALL,
+        TOOLS,
+        ['{"name": "sky", "parameters": {"town": "Graz"}}<|eot_id|>', "Clear.<|eot_id|>"],
+    ),
     (
         "qwen3, tools",
         QWEN3,
@@ -146,8 +176,22 @@ SPANS = [
             "<think>\n\n</think>\n\nGraz is better.<|im_end|>",
         ],
     ),
-    ("qwen3, only a call", QWEN3, QWEN_TOKENS, ONE_CALL[:3], TOOLS, ['<tool_call>\n{"name": "sky", "arguments": {"town": "Graz"}}\n</tool_call><|im_end|>']),
-    ("qwen3, thoughts", QWEN3, QWEN_TOKENS, THINKS, None, ["Yes.<|im_end|>", "<think>\nsecond\n</think>\n\nNo.<|im_end|>"]),
+    (
+        "qwen3, only a call",
+        QWEN3,
+        QWEN_TOKENS,
+        ONE_CALL[:3],
+        TOOLS,
+        ['<tool_call>\n{"name": "sky", "arguments": {"town": "Graz"}}\n</tool_call><|im_end|>'],
+    ),
+    (
+        "qwen3, thoughts",
+        QWEN3,
+        QWEN_TOKENS,
+        THINKS,
+        None,
+        ["Yes.<|im_end|>", "<think>\nsecond\n</think>\n\nNo.<|im_end|>"],
+    ),
     ("thinker", THINKER, {"bos_token": "<s>", "eos_token": "</s>"}, TAG, None, ["<thin> ice</s>", "Ok</s>"]),
 ]
 
@@ -159,16 +203,25 @@ def spans(name, template, special, messages, tools, spoken):
         start = text.index(words, at)
         at = start + len(words)
         found.append([len(text[:start].encode()), len(text[:at].encode())])
-    return {"name": name, "source": template, "special_tokens": special, "messages": messages, "tools": tools, "text": text, "spans": found}
+    case = {"name": name, "source": template, "special_tokens": special, "messages": messages, "tools": tools}
+    return case | {"text": text, "spans": found}
 
 
 def tokens(messages, tools):
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(HERE / "smollm_tokenizer.json"), bos_token="<|end|>", eos_token="<|end|>")
+    file = str(HERE / "smollm_tokenizer.json")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=file, bos_token="<|end|>", eos_token="<|end|>")
     made = tokenizer.apply_chat_template(
         messages, tools=tools, chat_template=MARKED, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
-    return {"source": MARKED, "messages": messages, "tools": tools, "ids": made["input_ids"], "mask": made["assistant_masks"]}
+    case = {"source": MARKED, "messages": messages, "tools": tools}
+    return case | {"ids": made["input_ids"], "mask": made["assistant_masks"]}
 
 
-golden = {"tokens": [tokens(m, None) for m in (PLAIN, CALLS, ONE_CALL, THINKS, TAG)], "spans": [spans(*case) for case in SPANS]}
-(HERE / "masks.json").write_text(json.dumps(golden, ensure_ascii=False, indent=1) + "\n")
+golden = {
+    "tokens": [tokens(messages, None) for messages in (PLAIN, CALLS, ONE_CALL, THINKS, TAG)],
+    "spans": [spans(*case) for case in SPANS],
+}
+lines = []
+for kind, cases in golden.items():
+    lines.append(f'"{kind}": [\n' + ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases) + "\n]")
+(HERE / "masks.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,9 +1,9 @@
 //! What each server is asked and how it answers.
 //!
-//! - **vLLM** `/v1/completions` with `prompt_logprobs`: for each prompt token a map from token ids to log-probabilities,
-//!   of the k likeliest tokens and of the prompt's own. Its defaults may come from the model's `generation_config.json`,
-//!   so every sampling parameter is sent. vLLM writes -9999 for minus infinity.
-//! - **SGLang** `/generate` with `return_logprob`: `[log-probability, id, text]` of each prompt token, and k such triples.
+//! - **vLLM** `/v1/completions` with `prompt_logprobs`: for each prompt token a map from ids to log-probabilities, of the
+//!   k likeliest tokens and of the prompt's own. Its defaults may come from the model's `generation_config.json`, so
+//!   every sampling parameter is sent. vLLM writes -9999 for minus infinity.
+//! - **SGLang** `/generate` with `return_logprob`: `[log-probability, id, text]` of each prompt token, and k triples more.
 //! - **llama.cpp** tells nothing of a prompt's tokens: see [`super::llama_cpp`].
 //!
 //! All of them number prompt tokens from 0 and tell nothing of token 0. What they tell of token t + 1 is row t.
@@ -263,8 +263,8 @@ impl Server {
         }
         if let Some((id, _)) = entries.iter().find(|entry| entry.0 as usize >= self.vocabulary) {
             let complaint = at().expected(format!("ids below {}, the tokenizer's", self.vocabulary)).found(id);
-            let help = "give the served model's tokenizer; if it is, the server likes an id that is only padding: capture \
-                        with a smaller --top-k";
+            let help = "give the served model's tokenizer; if it is, the server likes an id that is only padding: \
+                        capture with a smaller --top-k";
             return Err(Failure::lasting(complaint.help(help).error()));
         }
         let sum: f64 = entries.iter().map(|entry| entry.1.exp()).sum();

@@ -1,9 +1,9 @@
-//! llama.cpp's server, which tells log-probabilities of generated tokens only (`n_probs`; a request for those of prompts,
-//! ggml-org/llama.cpp pull 15189, is open). So each token of the text takes a request: its context as the prompt, from
-//! which the server's cache knows all but one token, and one token generated.
+//! llama.cpp's server, which tells log-probabilities of generated tokens only (`n_probs`; those of prompts are proposed
+//! in ggml-org/llama.cpp pull 15189). So each token of the text takes a request: its context as the prompt, of which the
+//! server's cache knows all but one token, and one token generated.
 //!
-//! The probabilities are those before sampling (`post_sampling_probs: false`), a softmax of the plain logits. That allows
-//! to force what is generated, with a bias that they do not see: the text's own next token. The answer then names it,
+//! The probabilities are those before sampling (`post_sampling_probs: false`), a softmax of the plain logits. That
+//! allows to force what is generated, with a bias that they do not see: the text's own next token. The answer then names it,
 //! which shows that the server counts tokens as we do, and tells its log-probability even where it is not among the k.
 //!
 //! A generated token that is only the beginning of a character is not reported. In its place some other token is then
