@@ -4,7 +4,8 @@
 mod common;
 
 use common::{Golden, golden, gpus, recipe, relative_error};
-use potstill::data::packing::{Batch, IGNORE, NO_ROUTE};
+use potstill::data::packing::{Batch, IGNORE};
+use potstill::data::tokens::NO_ROUTE;
 use potstill::device::Device;
 use potstill::distill::Recipe;
 use potstill::distill::batch::{write_training_batch, write_weights};
