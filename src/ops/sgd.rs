@@ -81,7 +81,7 @@ impl Twin for Sgd {
                         by += momentum * *b;
                         *b = by;
                     }
-                    *x = *x - lr * by;
+                    *x -= lr * by;
                 }
             }
             grad.fill(F::ZERO);
