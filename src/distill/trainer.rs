@@ -189,8 +189,8 @@ impl Trainer {
         params.chain(self.optimiser.state().iter().cloned()).map(array).collect()
     }
 
-    /// Turns the training's parameters into those of the student that is saved: the average takes their place, where one
-    /// is kept. No step may follow.
+    /// Turns the training's parameters into those of the student that is saved: the average takes their place, where
+    /// one is kept. No step may follow.
     pub fn finish(&mut self) -> Result<()> {
         self.optimiser.exchange_average(&self.store)
     }
