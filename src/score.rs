@@ -1,6 +1,7 @@
 //! Log-probabilities of given texts under a model: what evaluation harnesses and comparisons need.
 
 use crate::data::packing::{Batch, IGNORE, PADDING};
+use crate::data::tokens::NO_ROUTE;
 use crate::device::Device;
 use crate::distill::batch::{write_batch, write_weights};
 use crate::distill::step::provide;
@@ -149,6 +150,7 @@ fn padded(tokens: &[u32], rows: usize) -> Batch {
         query_range: (0..rows).map(|i| [row(i, 0, number(i)), number(i) + 1]).collect(),
         key_range: (0..rows).map(|i| [number(i), row(i, n as u32, number(i) + 1)]).collect(),
         row_id: vec![PADDING; rows],
+        route: vec![NO_ROUTE; rows],
         valid: n - 1,
         valid_bytes: None,
     }

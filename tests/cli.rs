@@ -171,6 +171,7 @@ fn write_set(dir: &Path) {
         rows_per_shard: 3,
         entropy: false,
         tail_mass: Default::default(),
+        source: None,
     };
     let half = 0.5f32.ln();
     let batch = RowBatch {

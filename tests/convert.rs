@@ -94,12 +94,17 @@ fn check_record((found, log_probs, tail): (&[u32], &[f32], f32), record: &Value,
 #[test]
 fn the_three_forms_become_shard_sets() {
     let dir = tempfile::tempdir().unwrap();
-    let cases = [("new", Values::LogProbs, TailMass::Derived), ("legacy", Values::Logits, TailMass::Unknown)];
-    for (form, values, tail_mass) in cases.into_iter().chain([("raw", Values::Logits, TailMass::Unknown)]) {
+    let cases = [
+        ("new", Values::LogProbs, TailMass::Derived),
+        ("legacy", Values::Logits, TailMass::Unknown),
+        ("raw", Values::Logits, TailMass::Unknown),
+        ("raw_log_probs", Values::LogProbs, TailMass::Derived),
+    ];
+    for (form, values, tail_mass) in cases {
         let (folder, expected) = table(dir.path(), form);
         let out = dir.path().join(format!("{form} set"));
         let made = bring_in(&folder, &out, &ImportOptions::default()).unwrap();
-        assert_eq!((made.form.to_string().as_str(), made.values), (form, values));
+        assert_eq!((made.form.to_string().as_str(), made.values), (form.split('_').next().unwrap(), values));
         let set = Reader::open(&out).unwrap();
         assert_eq!(set.spec().tail_mass, tail_mass);
         compare(&set, &expected, values);
@@ -111,6 +116,12 @@ fn the_three_forms_become_shard_sets() {
         if form == "raw" {
             assert_eq!(corpus.loss()[..4], [false, false, true, true]);
             assert!(made.why.contains("above 0 at") && made.why.contains("row 0, position 0"), "{}", made.why);
+        }
+        if form == "raw_log_probs" {
+            assert!(made.why.contains("none above 0"), "{}", made.why);
+            let told = ImportOptions { values: Some(Values::Logits), ..ImportOptions::default() };
+            let made = bring_in(&folder, &dir.path().join("told"), &told).unwrap();
+            assert_eq!(made.manifest.spec.tail_mass, TailMass::Unknown);
         }
         // The same command again changes nothing.
         let before = fs::read(out.join("manifest.json")).unwrap();
@@ -207,6 +218,9 @@ fn id(id: u16) -> Vec<u8> {
     (id << 7).to_be_bytes().to_vec()
 }
 
+/// Byte strings, one a position.
+type Cells = Vec<Vec<u8>>;
+
 #[test]
 fn a_bad_position_is_named_with_file_and_row() {
     let dir = tempfile::tempdir().unwrap();
@@ -223,7 +237,7 @@ fn a_bad_position_is_named_with_file_and_row() {
             "{words:?}: {error}"
         );
     };
-    let with = |change: &dyn Fn(&mut Vec<Vec<u8>>, &mut Vec<Vec<u8>>)| {
+    let with = |change: &dyn Fn(&mut Cells, &mut Cells)| {
         let (mut values, mut ids) = good();
         change(&mut values, &mut ids);
         (values, ids)
@@ -237,15 +251,11 @@ fn a_bad_position_is_named_with_file_and_row() {
     refused(&tokens, with(&|values, _| values[1] = value(f32::NAN)), &["position 1: `compressed_logprobs`", "NaN"]);
     refused(&tokens, with(&|v, _| v[0] = value(f32::NEG_INFINITY)), &["position 0: `compressed_logprobs`", "-inf"]);
     refused(&tokens, with(&|values, _| values[0] = value(0.5)), &["position 0", "log-probabilities", "1.6"]);
-    refused(
-        &tokens,
-        with(&|values, _| {
-            values[1].pop();
-        }),
-        &["position 1", "2 bytes", "found 1"],
-    );
+    refused(&tokens, with(&|values, _| values[1].truncate(1)), &["position 1", "2 bytes", "found 1"]);
     refused(&tokens, with(&|_, ids| ids[0].push(0)), &["position 0: `bytepacked_indices`", "2 bytes", "found 3"]);
-    refused(&tokens, with(&|_, ids| drop(ids.pop())), &["`compressed_logprobs`", "found 2"]);
+    refused(&tokens, with(&|_, ids| ids.truncate(1)), &["`bytepacked_indices`", "3 positions", "found 1"]);
+    let uneven = with(&|values, _| values.push(value(-2.0)));
+    refused(&tokens, uneven, &["`compressed_logprobs`", "2 positions, as many as `bytepacked_indices`", "found 3"]);
     refused(&[7, 8, 9, 1], good(), &["4 positions", "found 2"]);
     refused(&[7], good(), &["1 positions", "found 2"]);
     refused(&[7, 340, 9], good(), &["position 1: `input_ids`", "340"]);

@@ -1,6 +1,6 @@
 //! Records from DistillKit's files train a student, an interrupted conversion ends as an unbroken one, and memory does
 //! not grow with the file.
-#![cfg(feature = "parquet")]
+#![cfg(all(feature = "parquet", feature = "cli"))]
 
 mod common;
 
@@ -20,7 +20,6 @@ use serde_json::json;
 use std::fs;
 use std::ops::ControlFlow::{Break, Continue};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 const CONTEXT: usize = 64;
@@ -205,6 +204,7 @@ fn an_import_that_was_stopped_ends_as_an_unbroken_one() {
 /// Largest resident size of `potstill convert`, in bytes, as far as looking often can tell.
 #[cfg(target_os = "linux")]
 fn peak_of_conversion(data: &Path, out: &Path, tokenizer: &Path) -> u64 {
+    use std::process::{Command, Stdio};
     let mut child = Command::new(env!("CARGO_BIN_EXE_potstill"))
         .args(["convert".as_ref(), data, out, "--tokenizer".as_ref(), tokenizer])
         .env("RAYON_NUM_THREADS", "2")
@@ -228,7 +228,7 @@ fn peak_of_conversion(data: &Path, out: &Path, tokenizer: &Path) -> u64 {
 }
 
 #[test]
-#[cfg(all(target_os = "linux", feature = "cli"))]
+#[cfg(target_os = "linux")]
 fn memory_does_not_grow_with_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = dir.path().join("model");

@@ -1,5 +1,7 @@
 //! Documents, chat templates and loss masks, against transformers' answers (`golden/data.json`).
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -8,6 +10,7 @@ use potstill::data::chat::ChatTemplate;
 use potstill::data::documents::{self, Content, Place, Source, Split};
 use potstill::data::rows::{self, Chat};
 use potstill::data::tokens::{Document, Encoded, Tokenise};
+use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use serde_json::{Value, json};
 
 fn golden() -> Value {
@@ -48,7 +51,7 @@ fn tokenise<'a>(template: Option<&'a ChatTemplate>) -> Tokenise<'a> {
 }
 
 fn source(row: &str) -> Source {
-    Source { place: place(), content: rows::parse(row, &place()).unwrap() }
+    Source { place: place(), content: rows::parse(row, &place()).unwrap(), route: None }
 }
 
 /// The text that the learned tokens cover.
@@ -61,7 +64,12 @@ fn learned(document: &Document) -> String {
 fn templates_render_as_in_transformers_and_spans_are_those_of_generation_blocks() {
     let golden = golden();
     for entry in golden["templates"].as_array().unwrap() {
-        let template = template(&golden, entry);
+        let (template, mut without) = (template(&golden, entry), entry.clone());
+        // The same template without its blocks: the spans have to be found by other means.
+        let source = entry["source"].as_str().unwrap().replace("endgeneration", "endif");
+        without["source"] = source.replace(" generation ", " if true ").into();
+        let unmarked = self::template(&golden, &without);
+        assert!(!unmarked.marks_generation());
         for case in entry["cases"].as_array().unwrap() {
             let chat = chat(case);
             let prompt = case["add_generation_prompt"].as_bool().unwrap();
@@ -76,9 +84,11 @@ fn templates_render_as_in_transformers_and_spans_are_those_of_generation_blocks(
             };
             assert_eq!(rendered.unwrap(), text, "{}", entry["name"]);
             if !prompt && entry["name"] != "kitchen sink" {
-                let (whole, spans) = template.render_learned(&chat, &place()).unwrap();
-                let spans: Vec<[usize; 2]> = spans.iter().map(|s| [s.start, s.end]).collect();
-                assert_eq!((whole.as_str(), json!(spans)), (text, case["spans"].clone()), "{}", entry["name"]);
+                for template in [&template, &unmarked] {
+                    let (whole, spans) = template.render_learned(&chat, &place()).unwrap();
+                    let spans: Vec<[usize; 2]> = spans.iter().map(|s| [s.start, s.end]).collect();
+                    assert_eq!((whole.as_str(), json!(spans)), (text, case["spans"].clone()), "{}", entry["name"]);
+                }
             }
         }
     }
@@ -318,4 +328,47 @@ fn a_corpus_is_the_same_documents_in_order() {
         assert_eq!(corpus.ids()[corpus.range(i)], document.ids);
         assert_eq!((document.ids[0], document.ids.last()), (256, Some(&257)));
     }
+}
+
+#[test]
+fn a_field_beside_the_document_routes_it() {
+    let lines = "{\"text\":\"a\",\"subject\":\"maths\"}\n{\"text\":\"b\"}\n{\"text\":\"c\",\"subject\":\"art\"}\n\
+                 {\"text\":\"d\",\"subject\":null}\n{\"prompt\":\"e\",\"completion\":\"f\",\"subject\":\"maths\"}\n";
+    let read = |text: &str| documents::read("x.jsonl", std::io::Cursor::new(text.to_string()), Split::File).unwrap();
+    let corpus = tokenise(None).corpus(read(lines).routed_by("subject")).unwrap();
+    let routes: Vec<Option<&str>> = (0..5).map(|i| corpus.route(i)).collect();
+    assert_eq!(routes, [Some("maths"), None, Some("art"), None, Some("maths")]);
+    assert_eq!(corpus.routes(), ["art", "maths"]);
+    assert_eq!(corpus.route(5), None);
+    // printf 'potstill routes 1\nmaths\n\nart\n\nmaths\n' | sha256sum
+    let digest = "2297106e86d0a102efcec2130688fe372ea6a8c2d9f6d823f6a91322b9281dcb";
+    assert_eq!(corpus.routes_digest().as_deref(), Some(digest));
+
+    let plain = tokenise(None).corpus(read(lines)).unwrap();
+    assert_eq!((plain.route(0), plain.routes_digest()), (None, None));
+    assert_eq!(plain.digest(), corpus.digest(), "records of a corpus fit it however it is routed");
+
+    for (value, found) in [("3", "found 3"), ("\"\"", "found \"\""), ("[\"a\"]", "found [\"a\"]")] {
+        let row = format!("{{\"text\":\"a\"}}\n{{\"text\":\"a\",\"subject\":{value}}}\n");
+        let error = read(&row).routed_by("subject").collect::<Result<Vec<_>>>().unwrap_err().to_string();
+        assert!(error.starts_with("x.jsonl:2: subject: expected a string") && error.contains(found), "{error}");
+    }
+}
+
+#[test]
+fn a_route_field_that_no_document_has_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl");
+    std::fs::write(&path, "{\"text\":\"one\",\"subject\":\"art\"}\n{\"text\":\"two\"}\n").unwrap();
+    let read = |field: &str| {
+        let route_field = Some(field.to_string());
+        read_corpus(
+            &common::small_tokenizer(),
+            &CorpusOptions { route_field, ..CorpusOptions::new(vec![path.clone()]) },
+        )
+    };
+    let corpus = read("subject").unwrap();
+    assert_eq!((corpus.route(0), corpus.route(1)), (Some("art"), None));
+    let error = read("subjekt").unwrap_err().to_string();
+    assert!(error.contains("`subjekt`: expected at least one document") && error.contains("spelling"), "{error}");
 }

@@ -4,6 +4,7 @@ use potstill::formats::{
     Bytes, Dtype, GgufHeader, MetaValue, ModelFolder, TensorSpec, Tensors, Tokenizer, claim_output_dir, write_configs,
     write_json, write_safetensors,
 };
+use potstill::models;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -38,6 +39,26 @@ fn a_gguf_model_has_the_names_layout_and_config_of_transformers() {
         })
     );
     assert_eq!(model.eos_ids(), [end]);
+}
+
+#[test]
+fn gguf_files_of_qwen_are_the_folders_they_were_made_of() {
+    for family in ["families/qwen2", "families/qwen3"] {
+        let (file, folder) = (golden(family).join("model.gguf"), golden(family));
+        let (model, expected) = (ModelFolder::open(file).unwrap(), ModelFolder::open(folder).unwrap());
+        let names: Vec<_> = expected.tensors.names().collect();
+        assert_eq!(model.tensors.names().collect::<Vec<_>>(), names);
+        for name in names {
+            assert_eq!(model.tensors.read_f32(name).unwrap(), expected.tensors.read_f32(name).unwrap(), "{name}");
+        }
+        // All but the sliding windows, which llama.cpp does not export.
+        let described = |model: &ModelFolder| {
+            let mut config = models::from_config(model.path(), &model.config).unwrap().config;
+            (config.source, config.layers) = (Value::Null, Vec::new());
+            format!("{config:?}")
+        };
+        assert_eq!(described(&model), described(&expected));
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod common;
 
 use common::{Golden, golden, gpus, recipe, relative_error};
 use potstill::data::packing::{Batch, IGNORE};
+use potstill::data::tokens::NO_ROUTE;
 use potstill::device::Device;
 use potstill::distill::Recipe;
 use potstill::distill::batch::{write_training_batch, write_weights};
@@ -52,6 +53,7 @@ fn batch(values: &Golden, context: usize) -> Batch {
         query_range: (0..ids.len()).map(|row| [first(row), row as u32 + 1]).collect(),
         key_range: (0..ids.len()).map(|row| [row as u32, first(row) + context as u32]).collect(),
         row_id: (0..ids.len() as u64).collect(),
+        route: vec![NO_ROUTE; ids.len()],
         valid: labels.iter().filter(|&&label| label >= 0).count(),
         valid_bytes: None,
     }

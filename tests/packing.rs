@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use potstill::data::packing::{Batch, Cursor, IGNORE, PADDING, Packer};
 use potstill::data::split::{Holdout, split};
-use potstill::data::tokens::{Corpus, Document};
+use potstill::data::tokens::{Corpus, Document, NO_ROUTE};
 use serde_json::{Value, json};
 
 fn golden() -> Value {
@@ -30,7 +30,8 @@ fn corpus(lengths: &[usize], random: &mut Random) -> Corpus {
         let loss = (0..length).map(|_| random.below(4) > 0).collect();
         let ids = (0..length).map(|_| random.below(1000) as u32).collect();
         let bytes = Some((0..length).map(|_| random.below(9) as u32).collect());
-        corpus.push(Document { ids, loss, bytes }).unwrap();
+        let route = ["b", "", "a", "c"][random.below(4)];
+        corpus.push_routed(Document { ids, loss, bytes }, (!route.is_empty()).then_some(route)).unwrap();
     }
     corpus
 }
@@ -48,13 +49,16 @@ fn check_batch(batch: &Batch, corpus: &Corpus, parts: &[Range<usize>], length: u
         piece[row] = if same_part { piece[row - 1] } else { row };
         assert_eq!(batch.positions[row] as usize, row - piece[row]);
         if id == PADDING {
-            assert_eq!((batch.labels[row], batch.tokens[row]), (IGNORE, 0));
+            assert_eq!((batch.labels[row], batch.tokens[row], batch.route[row]), (IGNORE, 0, NO_ROUTE));
             assert!(batch.row_id[row..].iter().all(|&id| id == PADDING), "padding is at the end");
             continue;
         }
         *seen.entry(id).or_default() += 1;
         let id = id as usize;
         assert_eq!(batch.tokens[row], corpus.ids()[id]);
+        let document = (0..corpus.documents()).find(|&i| corpus.range(i).contains(&id)).unwrap();
+        let route = corpus.routes().get(batch.route[row] as usize).map(String::as_str);
+        assert_eq!(route, corpus.route(document));
         let learned = id + 1 < part(id as u64).unwrap().end && corpus.loss()[id + 1];
         assert_eq!(batch.labels[row], if learned { corpus.ids()[id + 1] } else { IGNORE });
         valid += usize::from(learned);

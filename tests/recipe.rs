@@ -21,6 +21,7 @@ dataset:
   train_on_inputs: true
   append_eos: false
   shuffle: false
+  route_field: subject
   long_documents: refuse
 loss_functions:
   - { function: kl, weight: 0.9, temperature: 2, missing_probability_handling: zero }
@@ -79,6 +80,7 @@ fn full() -> Recipe {
             train_on_inputs: true,
             append_eos: false,
             shuffle: false,
+            route_field: Some("subject".into()),
             long_documents: LongDocuments::Refuse,
         },
         loss_functions: vec![
@@ -177,6 +179,12 @@ fn students_are_folders_configurations_or_layers() {
 
 /// (what is replaced in FULL, by what, the whole message)
 const REFUSED: &[(&str, &str, &str)] = &[
+    (
+        "route_field: subject",
+        "route_field: tools",
+        "`dataset.route_field`: expected a field beside the document: found tools; name the field that says which \
+         teacher a document is for",
+    ),
     (
         "temperature: 2",
         "temprature: 2",

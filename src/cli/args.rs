@@ -144,14 +144,16 @@ pub enum KindArg {
 Examples:
   potstill capture teacher/ text/ -o shards/
   potstill capture model.gguf chats.jsonl -o shards/ --kind sampled --draws 50
-  potstill capture model.gguf a.txt -o shards/ --temperatures 1,2 --sequence-length 512")]
+  potstill capture model.gguf a.txt -o shards/ --temperatures 1,2 --sequence-length 512
+  potstill capture text/ -o shards/ --endpoint http://localhost:8000 --model NAME --tokenizer FOLDER")]
 pub struct CaptureArgs {
-    /// The teacher: model folder, .gguf file, or hub id
+    /// The teacher: model folder, .gguf file, or hub id; with --endpoint the first TEXT
     #[arg(value_name = "MODEL")]
     pub model: String,
 
     /// .txt and .jsonl files, and folders of them
-    #[arg(value_name = "TEXT", required = true)]
+    #[cfg_attr(feature = "endpoint", arg(value_name = "TEXT", required_unless_present = "endpoint"))]
+    #[cfg_attr(not(feature = "endpoint"), arg(value_name = "TEXT", required = true))]
     pub text: Vec<PathBuf>,
 
     /// The folder that receives the shard set
@@ -195,6 +197,11 @@ pub struct CaptureArgs {
     /// Seed of the draws
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
+
+    /// Whom to ask where the teacher is served.
+    #[cfg(feature = "endpoint")]
+    #[command(flatten)]
+    pub server: super::endpoint::EndpointArgs,
 }
 
 /// What to convert into.

@@ -6,35 +6,65 @@ use super::progress::{Meter, say};
 use super::{interrupt, open_model};
 use crate::Result;
 use crate::data::documents::Split;
+use crate::data::tokens::Corpus;
 use crate::distill::CaptureOptions;
+use crate::distill::capture::Progress;
 use crate::distill::corpus::{CorpusOptions, read_corpus};
 use crate::shards::spec::DEFAULT_MAX_UNIQUE;
-use crate::shards::{LogProbType, Record};
+use crate::shards::{LogProbType, Manifest, Record};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(super) fn run(cli: &Cli, args: &CaptureArgs) -> Result<()> {
+    #[cfg(feature = "endpoint")]
+    if let Some(url) = &args.server.endpoint {
+        return super::endpoint::run(args, url);
+    }
     let device = pollster::block_on(cli.device.open())?;
     let teacher = open_model(&args.model)?;
     let tokenizer = teacher.tokenizer()?;
+    let corpus = Arc::new(read_corpus(&tokenizer, &corpus_options(args, args.text.clone()))?);
+    let options = options(args);
+    announce(&corpus);
+    let manifest = record(&device, &teacher, &corpus, &args.output, &options)?;
+    show(&manifest, &args.output);
+    Ok(())
+}
+
+/// How the command reads `text`.
+pub(super) fn corpus_options(args: &CaptureArgs, text: Vec<PathBuf>) -> CorpusOptions {
     let split = match args.split {
         SplitArg::File => Split::File,
         SplitArg::Paragraphs => Split::Paragraphs,
     };
-    let reading = CorpusOptions { split, limit: args.limit_tokens, ..CorpusOptions::new(args.text.clone()) };
-    let corpus = Arc::new(read_corpus(&tokenizer, &reading)?);
-    let options = options(args);
+    CorpusOptions { split, limit: args.limit_tokens, ..CorpusOptions::new(text) }
+}
+
+/// Says how much there is to record.
+pub(super) fn announce(corpus: &Corpus) {
     say(&format!("{} tokens in {} documents", count(corpus.ids().len() as u64), count(corpus.documents() as u64)));
-    let manifest = record(&device, &teacher, &corpus, &args.output, &options)?;
+}
+
+/// Says what was recorded.
+pub(super) fn show(manifest: &Manifest, output: &Path) {
     let stats = &manifest.statistics;
     let mean = |x: Option<f64>| x.map_or("unknown".into(), |x| format!("{x:.4}"));
     say(&format!(
         "{}: {} rows, teacher's mean NLL {}, mean tail mass {}",
-        args.output.display(),
+        output.display(),
         count(stats.rows),
         mean(stats.mean_nll),
         mean(stats.mean_tail_mass)
     ));
-    Ok(())
+}
+
+/// Moves the bar of a capture, which begins with its first report.
+pub(super) fn follow(meter: &mut Option<Meter>, progress: Progress) -> ControlFlow<()> {
+    let meter = meter.get_or_insert_with(|| Meter::new("capture", "tokens", progress.rows, Some(progress.total)));
+    meter.written(progress.bytes);
+    meter.set(progress.rows);
+    interrupt::flow()
 }
 
 fn options(args: &CaptureArgs) -> CaptureOptions {
@@ -58,10 +88,10 @@ fn options(args: &CaptureArgs) -> CaptureOptions {
 pub(super) fn record(
     device: &crate::device::Device,
     teacher: &crate::formats::ModelFolder,
-    corpus: &Arc<crate::data::tokens::Corpus>,
-    output: &std::path::Path,
+    corpus: &Arc<Corpus>,
+    output: &Path,
     options: &CaptureOptions,
-) -> Result<crate::shards::Manifest> {
+) -> Result<Manifest> {
     interrupt::listen();
     let mut meter: Option<Meter> = None;
     let manifest = crate::distill::capture(
@@ -71,13 +101,7 @@ pub(super) fn record(
         output,
         options,
         &mut |memory| say(&format!("on {}; planned memory {memory}", device.name())),
-        &mut |progress| {
-            let meter =
-                meter.get_or_insert_with(|| Meter::new("capture", "tokens", progress.rows, Some(progress.total)));
-            meter.written(progress.bytes);
-            meter.set(progress.rows);
-            interrupt::flow()
-        },
+        &mut |progress| follow(&mut meter, progress),
     )?;
     if let Some(meter) = meter {
         meter.finish();

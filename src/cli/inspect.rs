@@ -7,7 +7,7 @@ use super::table::{Align, Table};
 use crate::Result;
 use crate::formats::hub;
 use crate::inspect::{Depth, Group, ModelReport, Report, ShardsReport, TokenizerReport, inspect};
-use crate::shards::{Record, TailMass};
+use crate::shards::{Record, Source, TailMass};
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -81,13 +81,19 @@ fn title(model: &ModelReport) -> String {
 fn config_rows(config: &Value, facts: &mut Table) {
     let keys = [
         ("layers", "num_hidden_layers"),
+        ("layers", "n_layer"),
         ("hidden size", "hidden_size"),
+        ("hidden size", "n_embd"),
         ("feed-forward size", "intermediate_size"),
+        ("feed-forward size", "n_inner"),
         ("attention heads", "num_attention_heads"),
+        ("attention heads", "n_head"),
         ("key/value heads", "num_key_value_heads"),
         ("head size", "head_dim"),
         ("vocabulary", "vocab_size"),
         ("context", "max_position_embeddings"),
+        ("context", "n_positions"),
+        ("sliding window", "sliding_window"),
         ("rotary base", "rope_theta"),
         ("rotary scaling", "rope_scaling"),
         ("tied output head", "tie_word_embeddings"),
@@ -142,6 +148,9 @@ fn shards_text(set: &ShardsReport) -> String {
     let mut facts = Table::plain(2);
     let mut fact = |name: &str, value: String| facts.row([name.to_string(), value]);
     fact("teacher", format!("{}, weights {}", spec.teacher.name, spec.teacher.digest));
+    if let Some(Source::Endpoint { dialect }) = &spec.source {
+        fact("source", format!("a server's API ({dialect})"));
+    }
     fact("tokenizer", spec.tokenizer_digest.clone());
     fact("corpus", spec.corpus_digest.clone());
     let padded = match spec.vocab_size.saturating_sub(spec.real_vocab_size) {
@@ -168,8 +177,10 @@ fn shards_text(set: &ShardsReport) -> String {
     fact("context", format!("{} tokens", count(spec.context_length.into())));
     fact("tokens", format!("{}, of which {} count in the loss", count(stats.rows), count(stats.valid_rows)));
     fact("documents", count(stats.documents));
+    let captured = spec.tail_mass == TailMass::Captured;
     let means = [
-        ("teacher's mean NLL", stats.mean_nll, "nats"),
+        // Where the source does not say the NLL of a token outside its record, the least that it can be is counted.
+        (if captured { "teacher's mean NLL" } else { "mean NLL, at least" }, stats.mean_nll, "nats"),
         ("mean entropy", stats.mean_entropy, "nats"),
         ("mean tail mass", stats.mean_tail_mass, "outside the records"),
         ("mean different draws", stats.mean_unique, ""),

@@ -10,6 +10,8 @@ mod capture;
 mod convert;
 mod distill;
 mod doctor;
+#[cfg(feature = "endpoint")]
+pub mod endpoint;
 mod generate;
 pub mod human;
 mod inspect;

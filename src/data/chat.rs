@@ -1,34 +1,38 @@
-//! Chat templates, and which bytes of a rendered conversation the assistant spoke.
+//! Chat templates: a conversation as the text its model expects.
 //!
 //! Templates are Jinja2 as transformers runs it: `trim_blocks` and `lstrip_blocks` on, loop controls,
 //! `raise_exception`, `strftime_now`, a `tojson` that is Python's `json.dumps`, Python's string methods, and
-//! `{% generation %}` blocks, which only mark text and are passed through. They come with models from anywhere and are
-//! run, not trusted: an error in one is an [`Error`], and they reach nothing outside themselves.
-//!
-//! A template does not say who speaks where. The span of an assistant's turn `i` is found by rendering prefixes: it
-//! begins where turns `0..i` with the generation prompt end and ends where turns `0..=i` end. That holds only while
-//! each such prefix is a prefix of the whole, which is checked; a template that rewrites earlier turns is refused.
+//! `{% generation %}` blocks, which mark what the assistant says. They come with models from anywhere and are run, not
+//! trusted: an error in one is an [`Error`], and they reach nothing outside themselves. [`super::turns`] finds the
+//! assistant's words in what they write.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::ops::Range;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, context};
 
 use crate::data::python;
-use crate::data::rows::{Chat, Message};
+use crate::data::rows::Message;
 use crate::{Error, Result};
 
 /// A compiled chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    /// Whether it has `{% generation %}` blocks.
+    marked: bool,
     place: String,
     special_tokens: BTreeMap<String, String>,
 }
 
 const NAME: &str = "chat_template";
+/// The same template, writing [`OPEN`] and [`CLOSE`] around its generation blocks.
+const MARKED: &str = "marked";
+/// Code points that Unicode keeps free of meaning, for a program's own use.
+pub(super) const OPEN: char = '\u{FDD0}';
+/// See [`OPEN`].
+pub(super) const CLOSE: char = '\u{FDD1}';
 
 impl ChatTemplate {
     /// Compiles `source`. `place` names the file it came from; `special_tokens` maps `bos_token`, `eos_token` and so on
@@ -47,15 +51,38 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_template_owned(NAME, pass_generation_blocks(source)).map_err(|error| {
-            Error::at(place)
-                .field(NAME)
-                .expected("a Jinja template")
-                .found(describe(&error))
-                .help("correct the template, or give another with the recipe")
-                .error()
-        })?;
-        Ok(ChatTemplate { environment, place: place.to_string(), special_tokens })
+        environment.add_filter("generation", |said: String| format!("{OPEN}{said}{CLOSE}"));
+        let (plain, blocks) = replace_generation_blocks(source, ("if true", "endif"));
+        // A filter block takes the very place of the other, so that white space comes out the same.
+        let (marking, _) = replace_generation_blocks(source, ("filter generation", "endfilter"));
+        let mut add = |name: &'static str, source: String| {
+            environment.add_template_owned(name, source).map_err(|error| {
+                Error::at(place)
+                    .field(NAME)
+                    .expected("a Jinja template")
+                    .found(describe(&error))
+                    .help("correct the template, or give another with the recipe")
+                    .error()
+            })
+        };
+        add(NAME, plain)?;
+        add(MARKED, marking)?;
+        Ok(ChatTemplate { environment, marked: blocks > 0, place: place.to_string(), special_tokens })
+    }
+
+    /// Whether the template itself marks what the assistant says, with `{% generation %}` blocks.
+    pub fn marks_generation(&self) -> bool {
+        self.marked
+    }
+
+    /// What errors call the template.
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// The end-of-sequence token's text, where the tokenizer has one.
+    pub(super) fn eos_token(&self) -> Option<&str> {
+        self.special_tokens.get("eos_token").map(String::as_str).filter(|eos| !eos.is_empty())
     }
 
     /// The conversation as text, as `apply_chat_template(..., tokenize=False)` of transformers writes it. `tools` is a
@@ -68,7 +95,37 @@ impl ChatTemplate {
         generation_prompt: bool,
         place: &dyn Display,
     ) -> Result<String> {
-        self.render_turns(messages, tools, generation_prompt).map_err(|error| {
+        self.render_as(NAME, messages, tools, generation_prompt, place)
+    }
+
+    /// [`ChatTemplate::render`] without generation prompt, with [`OPEN`] and [`CLOSE`] around generation blocks.
+    pub(super) fn render_marked(
+        &self,
+        messages: &[Message],
+        tools: &serde_json::Value,
+        place: &dyn Display,
+    ) -> Result<String> {
+        self.render_as(MARKED, messages, tools, false, place)
+    }
+
+    fn render_as(
+        &self,
+        name: &str,
+        messages: &[Message],
+        tools: &serde_json::Value,
+        generation_prompt: bool,
+        place: &dyn Display,
+    ) -> Result<String> {
+        let turns: Vec<Value> = messages.iter().map(python::from_object).collect();
+        let special = Value::from_pairs(self.special_tokens.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        let given = context! {
+            messages => turns,
+            tools => python::from_json(tools),
+            documents => (),
+            add_generation_prompt => generation_prompt,
+        };
+        let rendered = self.environment.get_template(name).and_then(|t| t.render(context! { ..given, ..special }));
+        rendered.map_err(|error| {
             Error::at(place)
                 .field(format!("the first {} messages", messages.len()))
                 .expected(format!("what the chat template of {} renders", self.place))
@@ -76,91 +133,6 @@ impl ChatTemplate {
                 .help("check the roles and their order")
                 .error()
         })
-    }
-
-    fn render_turns(
-        &self,
-        messages: &[Message],
-        tools: &serde_json::Value,
-        generation_prompt: bool,
-    ) -> Result<String, minijinja::Error> {
-        let messages: Vec<Value> = messages.iter().map(python::from_object).collect();
-        let special = Value::from_pairs(self.special_tokens.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        let given = context! {
-            messages => messages,
-            tools => python::from_json(tools),
-            documents => (),
-            add_generation_prompt => generation_prompt,
-        };
-        self.environment.get_template(NAME)?.render(context! { ..given, ..special })
-    }
-
-    /// The conversation as text, and the byte ranges of it that the assistant spoke from turn `chat.learned_from` on:
-    /// content and end-of-turn token, without headers and without white space after the end-of-sequence token, which
-    /// no one samples. `place` is where the row came from.
-    ///
-    /// Errors if the template refuses the messages, if no assistant turn is there to learn, or if the template's
-    /// prefixes are not prefixes.
-    pub fn render_learned(&self, chat: &Chat, place: &dyn Display) -> Result<(String, Vec<Range<usize>>)> {
-        let render = |turns: usize, generation_prompt: bool| {
-            let messages = chat.messages.get(..turns).unwrap_or(&chat.messages);
-            self.render(messages, &chat.tools, generation_prompt, place)
-        };
-        let whole = render(chat.messages.len(), false)?;
-        let mut spans = Vec::new();
-        for (turn, message) in chat.messages.iter().enumerate().skip(chat.learned_from) {
-            if message.get("role").and_then(|role| role.as_str()) != Some("assistant") {
-                continue;
-            }
-            let before = render(turn, true)?;
-            let after = render(turn + 1, false)?;
-            if !whole.starts_with(&after) || !after.starts_with(&before) {
-                return Err(self.not_a_prefix(
-                    place,
-                    turn,
-                    if after.starts_with(&before) { &whole } else { &before },
-                    &after,
-                ));
-            }
-            spans.push(before.len()..before.len() + self.spoken(&after[before.len()..]));
-        }
-        if spans.is_empty() {
-            return Error::at(place)
-                .field("messages")
-                .expected("an assistant's turn to learn")
-                .found(format!("none among {}", chat.messages.len()))
-                .help("remove the row, or train on all tokens with `train_on_inputs: true`")
-                .err();
-        }
-        Ok((whole, spans))
-    }
-
-    /// The length of a turn up to its end-of-sequence token, where only white space follows that.
-    fn spoken(&self, turn: &str) -> usize {
-        let text = turn.trim_end();
-        match self.special_tokens.get("eos_token") {
-            Some(eos) if !eos.is_empty() && text.ends_with(eos.as_str()) => text.len(),
-            _ => turn.len(),
-        }
-    }
-
-    fn not_a_prefix(&self, place: &dyn Display, turn: usize, one: &str, other: &str) -> Error {
-        let same: usize = one.chars().zip(other.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
-        let show = |text: &str| format!("{:?}", text[same..].chars().take(40).collect::<String>());
-        Error::at(place)
-            .field(format!("messages[{turn}]"))
-            .expected("a chat template that only appends, so that each turn's tokens can be told apart")
-            .found(format!(
-                "the template of {} writes {} in one rendering and {} in another at byte {same}",
-                self.place,
-                show(one),
-                show(other)
-            ))
-            .help(
-                "it rewrites earlier turns or its generation prompt is no part of the turn: split the conversation \
-                 into `prompt` and `completion` rows of text, or train on all tokens with `train_on_inputs: true`",
-            )
-            .error()
     }
 }
 
@@ -175,9 +147,10 @@ fn describe(error: &minijinja::Error) -> String {
     text
 }
 
-/// Turns transformers' `{% generation %}` blocks into blocks that do nothing, keeping their white-space control.
-fn pass_generation_blocks(source: &str) -> String {
-    let mut out = String::new();
+/// The source with other keywords in the place of transformers' `{% generation %}` and `{% endgeneration %}`, their
+/// white-space control kept, and how many were replaced.
+fn replace_generation_blocks(source: &str, (begin, end): (&str, &str)) -> (String, usize) {
+    let (mut out, mut replaced) = (String::new(), 0);
     let mut rest = source;
     while let Some(open) = rest.find("{%") {
         let (before, tag) = rest.split_at(open + 2);
@@ -185,14 +158,15 @@ fn pass_generation_blocks(source: &str) -> String {
         out.push_str(before);
         out.push_str(&tag[..tag.len() - word.len()]);
         rest = word;
-        for (keyword, instead) in [("generation", "if true"), ("endgeneration", "endif")] {
+        for (keyword, instead) in [("generation", begin), ("endgeneration", end)] {
             if let Some(after) = word.strip_prefix(keyword)
                 && after.trim_start().trim_start_matches(['-', '+']).starts_with("%}")
             {
                 out.push_str(instead);
+                replaced += 1;
                 rest = after;
             }
         }
     }
-    out + rest
+    (out + rest, replaced)
 }

@@ -83,6 +83,15 @@ pub struct Source {
     pub place: Place,
     /// What it holds.
     pub content: Content,
+    /// What its row says in the field that routes (see [`Documents::routed_by`]).
+    pub route: Option<String>,
+}
+
+impl Source {
+    /// Plain text, which has no fields and so no route.
+    fn text(place: Place, text: String) -> Source {
+        Source { place, content: Content::Text(text), route: None }
+    }
 }
 
 /// The documents of a dataset, in order. The first error ends the iteration.
@@ -90,6 +99,7 @@ pub struct Documents {
     name: String,
     files: VecDeque<PathBuf>,
     split: Split,
+    route_field: Option<String>,
     reader: Option<Reader>,
     found_any: bool,
     finished: bool,
@@ -114,7 +124,7 @@ pub fn open<P: AsRef<Path>>(paths: &[P], split: Split) -> Result<Documents> {
             .help("name files of these kinds or a folder that holds some")
             .err();
     }
-    Ok(Documents { name, files, split, reader: None, found_any: false, finished: false })
+    Ok(Documents { name, files, split, route_field: None, reader: None, found_any: false, finished: false })
 }
 
 /// Reads one dataset from memory or any stream: `name` stands for the file in messages, and its extension chooses
@@ -124,6 +134,7 @@ pub fn read(name: &str, bytes: impl BufRead + Send + 'static, split: Split) -> R
         name: name.to_string(),
         files: VecDeque::new(),
         split,
+        route_field: None,
         reader: None,
         found_any: false,
         finished: false,
@@ -178,6 +189,14 @@ fn collect(path: &Path, files: &mut VecDeque<PathBuf>) -> Result<()> {
 }
 
 impl Documents {
+    /// Also reads each JSON line's field `field` as the document's route.
+    ///
+    /// Where such a field holds anything but a text, the iteration ends with an error.
+    pub fn routed_by(mut self, field: impl Into<String>) -> Documents {
+        self.route_field = Some(field.into());
+        self
+    }
+
     fn advance(&mut self) -> Result<Option<Source>> {
         loop {
             if self.reader.is_none() {
@@ -185,7 +204,8 @@ impl Documents {
                 let file = File::open(&path).map_err(Error::io("read", &path))?;
                 self.reader = Some(Reader::new(path, Box::new(BufReader::new(file)), &self.split)?);
             }
-            while let Some(source) = self.reader.as_mut().map_or(Ok(None), Reader::next)? {
+            let route_field = self.route_field.as_deref();
+            while let Some(source) = self.reader.as_mut().map_or(Ok(None), |reader| reader.next(route_field))? {
                 if !source.content.is_blank() {
                     self.found_any = true;
                     return Ok(Some(source));
@@ -249,9 +269,9 @@ impl Reader {
         Place { file: self.path.clone(), line }
     }
 
-    fn next(&mut self) -> Result<Option<Source>> {
+    fn next(&mut self, route_field: Option<&str>) -> Result<Option<Source>> {
         match &self.kind {
-            Kind::Jsonl => self.next_row(),
+            Kind::Jsonl => self.next_row(route_field),
             Kind::Text(Split::File) => self.next_file(),
             Kind::Text(Split::Paragraphs) => self.next_paragraph(),
             Kind::Text(Split::Marker(marker)) => {
@@ -283,7 +303,7 @@ impl Reader {
         Ok(true)
     }
 
-    fn next_row(&mut self) -> Result<Option<Source>> {
+    fn next_row(&mut self, route_field: Option<&str>) -> Result<Option<Source>> {
         loop {
             self.pending.clear();
             if !self.read_line()? {
@@ -291,8 +311,8 @@ impl Reader {
             }
             if !self.pending.trim().is_empty() {
                 let place = self.place(self.line);
-                let content = rows::parse(&self.pending, &place)?;
-                return Ok(Some(Source { place, content }));
+                let (content, route) = rows::parse_routed(&self.pending, route_field, &place)?;
+                return Ok(Some(Source { place, content, route }));
             }
         }
     }
@@ -303,7 +323,7 @@ impl Reader {
         }
         while self.read_line()? {}
         let text = std::mem::take(&mut self.pending);
-        Ok((self.line > 0).then(|| Source { place: self.place(1), content: Content::Text(text) }))
+        Ok((self.line > 0).then(|| Source::text(self.place(1), text)))
     }
 
     fn next_paragraph(&mut self) -> Result<Option<Source>> {
@@ -321,7 +341,7 @@ impl Reader {
             self.pending.truncate(length);
             if length > 0 {
                 let text = self.pending.trim_end_matches(['\r', '\n']).to_string();
-                return Ok(Some(Source { place: self.place(first_line), content: Content::Text(text) }));
+                return Ok(Some(Source::text(self.place(first_line), text)));
             }
             if !more {
                 return Ok(None);
@@ -355,6 +375,6 @@ impl Reader {
         let place = self.place(self.start_line);
         self.start_line += self.pending[self.start..resume].bytes().filter(|&b| b == b'\n').count() as u64;
         self.start = resume;
-        Source { place, content: Content::Text(text) }
+        Source::text(place, text)
     }
 }

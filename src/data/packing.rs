@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::tokens::Corpus;
+use crate::data::tokens::{Corpus, NO_ROUTE};
 use crate::{Error, Result};
 
 /// The label of a row that is not learned.
@@ -40,6 +40,8 @@ pub struct Batch {
     pub key_range: Vec<[u32; 2]>,
     /// Its global position in the corpus, else [`PADDING`].
     pub row_id: Vec<u64>,
+    /// The route of its document, as a place in [`Corpus::routes`], else [`NO_ROUTE`]; so in padding.
+    pub route: Vec<u32>,
     /// The number of labels that are not [`IGNORE`].
     pub valid: usize,
     /// Bytes of text that those labels cover, if the corpus knows them: what bits per byte are counted over.
@@ -64,6 +66,7 @@ impl Batch {
             query_range: Vec::with_capacity(rows),
             key_range: Vec::with_capacity(rows),
             row_id: Vec::with_capacity(rows),
+            route: Vec::with_capacity(rows),
             valid: 0,
             valid_bytes: knows_bytes.then_some(0),
         }
@@ -74,6 +77,7 @@ impl Batch {
     fn push_piece(&mut self, corpus: &Corpus, piece: Range<usize>, document_end: usize) {
         let first = self.tokens.len() as u32;
         let end = first + piece.len() as u32;
+        self.route.resize(end as usize, corpus.route_id_at(piece.start));
         for (row, id) in (first..end).zip(piece) {
             let next = id + 1;
             let learned = next < document_end && corpus.loss()[next];
@@ -99,6 +103,7 @@ impl Batch {
             self.query_range.push([row, row + 1]);
             self.key_range.push([row, row + 1]);
             self.row_id.push(PADDING);
+            self.route.push(NO_ROUTE);
         }
     }
 }

@@ -11,7 +11,8 @@
 //! | `prompt`, `completion` | two texts, or two lists of `role`/`content` turns; the completion is learned (TRL) |
 //! | `input_ids` | tokens; with `labels` (-100 = not learned, else the same id; unshifted) or `loss_mask` (0 or 1) |
 //!
-//! `tools` beside a conversation is handed to the chat template.
+//! `tools` beside a conversation is handed to the chat template. Beside any layout, a field of the caller's choice may
+//! hold a document's **route**: a name by which a trainer weights its teachers.
 
 use serde_json::{Map, Value};
 
@@ -33,12 +34,20 @@ pub struct Chat {
 }
 
 const LAYOUTS: [&str; 5] = ["text", "messages", "conversations", "completion", "input_ids"];
+/// Every field that is part of a document in some layout.
+pub const DOCUMENT_FIELDS: [&str; 9] =
+    ["text", "messages", "conversations", "prompt", "completion", "input_ids", "labels", "loss_mask", "tools"];
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 /// The label of a position that is not learned (PyTorch's `ignore_index`).
 const NOT_LEARNED: i64 = -100;
 
 /// Reads one row. Every error names `place`, the field, what was expected and what was found.
 pub fn parse(line: &str, place: &Place) -> Result<Content> {
+    Ok(parse_routed(line, None, place)?.0)
+}
+
+/// Reads one row and the text in its field `route_field`, `None` where the row has no such field.
+pub fn parse_routed(line: &str, route_field: Option<&str>, place: &Place) -> Result<(Content, Option<String>)> {
     let value: Value = serde_json::from_str(line).map_err(|error| {
         Error::at(place)
             .expected("one JSON object on the line")
@@ -50,12 +59,22 @@ pub fn parse(line: &str, place: &Place) -> Result<Content> {
         return wrong(place, "row", "a JSON object", &value);
     };
     row.retain(|_, value| !value.is_null());
-    match layout(&row, place)? {
-        "text" => Ok(Content::Text(string(&row, "text", place)?)),
-        "input_ids" => ids(&row, place),
-        "messages" => chat(messages(&row, "messages", place)?, &row, place),
-        "conversations" => chat(conversations(&row, place)?, &row, place),
-        _ => prompt_completion(&row, place),
+    let route = route_field.map_or(Ok(None), |field| route(&row, field, place))?;
+    let content = match layout(&row, place)? {
+        "text" => Content::Text(string(&row, "text", place)?),
+        "input_ids" => ids(&row, place)?,
+        "messages" => chat(messages(&row, "messages", place)?, &row, place)?,
+        "conversations" => chat(conversations(&row, place)?, &row, place)?,
+        _ => prompt_completion(&row, place)?,
+    };
+    Ok((content, route))
+}
+
+fn route(row: &Map<String, Value>, field: &str, place: &Place) -> Result<Option<String>> {
+    match row.get(field) {
+        None => Ok(None),
+        Some(Value::String(name)) if !name.is_empty() => Ok(Some(name.clone())),
+        Some(other) => wrong(place, field, "a string of at least one character", other),
     }
 }
 

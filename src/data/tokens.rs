@@ -158,8 +158,8 @@ impl Tokenise<'_> {
                 return Ok(corpus);
             }
             let documents: Vec<Result<Document>> = chunk.par_iter().map(|source| self.document(source)).collect();
-            for document in documents {
-                corpus.push(document?)?;
+            for (document, source) in documents.into_iter().zip(&chunk) {
+                corpus.push_routed(document?, source.route.as_deref())?;
             }
         }
     }
@@ -178,13 +178,25 @@ pub struct Corpus {
     loss: Vec<bool>,
     bytes: Option<Vec<u32>>,
     ends: Vec<usize>,
+    /// One item a document: its place in `route_names`, or [`NO_ROUTE`].
+    routes: Vec<u32>,
+    /// Sorted, each once.
+    route_names: Vec<String>,
 }
 
+/// The route id of a document that has no route.
+pub const NO_ROUTE: u32 = u32::MAX;
+
 impl Corpus {
-    /// Appends a document. One without a known text makes the bytes of the whole corpus unknown.
+    /// Appends a document without a route. One without a known text makes the bytes of the whole corpus unknown.
     ///
     /// Errors if it has no token or its fields are of different lengths.
     pub fn push(&mut self, document: Document) -> Result<()> {
+        self.push_routed(document, None)
+    }
+
+    /// As [`Corpus::push`], with the document's route.
+    pub fn push_routed(&mut self, document: Document, route: Option<&str>) -> Result<()> {
         let tokens = document.ids.len();
         if tokens == 0 || document.loss.len() != tokens || document.bytes.as_ref().is_some_and(|b| b.len() != tokens) {
             return Err(Error::internal(format!(
@@ -203,7 +215,54 @@ impl Corpus {
         self.ids.extend(document.ids);
         self.loss.extend(document.loss);
         self.ends.push(self.ids.len());
+        let route = route.map_or(NO_ROUTE, |name| self.route_number(name));
+        self.routes.push(route);
         Ok(())
+    }
+
+    /// The id of a route's name, which takes its place in the sorted table if it is new there.
+    fn route_number(&mut self, name: &str) -> u32 {
+        let place = match self.route_names.binary_search_by(|known| known.as_str().cmp(name)) {
+            Ok(place) => return place as u32,
+            Err(place) => place,
+        };
+        self.route_names.insert(place, name.to_string());
+        for id in self.routes.iter_mut().filter(|id| **id != NO_ROUTE && **id as usize >= place) {
+            *id += 1;
+        }
+        place as u32
+    }
+
+    /// What the route field of document `index` said, if it had one.
+    pub fn route(&self, index: usize) -> Option<&str> {
+        self.route_names.get(*self.routes.get(index)? as usize).map(String::as_str)
+    }
+
+    /// The names of all routes, sorted: a route id is a place in here.
+    pub fn routes(&self) -> &[String] {
+        &self.route_names
+    }
+
+    /// The route id of the document that holds the token at global position `position`, [`NO_ROUTE`] without one.
+    pub fn route_id_at(&self, position: usize) -> u32 {
+        let document = self.ends.partition_point(|&end| end <= position);
+        self.routes.get(document).copied().unwrap_or(NO_ROUTE)
+    }
+
+    /// SHA-256, in hexadecimal, of `potstill routes 1\n` and then for each document its route's name followed by a line
+    /// break, a document without one giving the line break alone. `None` if no document has a route. The corpus digest
+    /// does not depend on routes: records of a corpus fit it however it is routed.
+    pub fn routes_digest(&self) -> Option<String> {
+        if self.route_names.is_empty() {
+            return None;
+        }
+        let mut hash = Sha256::new();
+        hash.update(b"potstill routes 1\n");
+        for document in 0..self.documents() {
+            hash.update(self.route(document).unwrap_or_default());
+            hash.update(b"\n");
+        }
+        Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Token ids, one document after another.

@@ -137,6 +137,7 @@ fn set_spec(
         rows_per_shard: options.rows_per_shard,
         entropy: true,
         tail_mass: TailMass::Captured,
+        source: None,
     }
 }
 

@@ -4,8 +4,9 @@ use super::recipe::fields::{Fields, Node};
 use crate::shards::foreign::{Bin, Compressor, CompressorConfig, Fault, FloatType, Legacy, LegacyConfig, Term};
 use crate::{Error, Result};
 
-/// A checked codec.
+/// A checked codec. Without Parquet a recipe's codec is only checked: there is nothing to decode.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "parquet"), allow(dead_code))]
 pub(super) enum Codec {
     /// `logprob_compressor`.
     New(Compressor),

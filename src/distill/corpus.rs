@@ -21,6 +21,8 @@ pub struct CorpusOptions {
     pub train_on_inputs: bool,
     /// Refuse documents of more tokens than this; `None` cuts them into contexts.
     pub max_length: Option<usize>,
+    /// The field of a JSON line that holds a document's route; `None` reads none.
+    pub route_field: Option<String>,
     /// Stop after this many tokens, at a document's end; `None` reads everything.
     pub limit: Option<usize>,
     /// Seconds since 1970 for templates that write the date; part of the corpus, so it must not drift.
@@ -30,8 +32,16 @@ pub struct CorpusOptions {
 impl CorpusOptions {
     /// Plain reading of these paths.
     pub fn new(paths: Vec<PathBuf>) -> CorpusOptions {
-        let (split, limit) = (Split::File, None);
-        CorpusOptions { paths, split, append_eos: true, train_on_inputs: false, max_length: None, limit, now: 0 }
+        CorpusOptions {
+            paths,
+            split: Split::File,
+            append_eos: true,
+            train_on_inputs: false,
+            max_length: None,
+            route_field: None,
+            limit: None,
+            now: 0,
+        }
     }
 }
 
@@ -67,10 +77,22 @@ pub fn read_corpus(tokenizer: &Tokenizer, options: &CorpusOptions) -> Result<Cor
         train_on_inputs: options.train_on_inputs,
         max_length: options.max_length,
     };
-    let sources = documents::open(&options.paths, options.split.clone())?;
-    match options.limit {
-        None => tokenise.corpus(sources),
-        Some(limit) => limited(&tokenise, sources, limit),
+    let mut sources = documents::open(&options.paths, options.split.clone())?;
+    if let Some(field) = &options.route_field {
+        sources = sources.routed_by(field);
+    }
+    let corpus = match options.limit {
+        None => tokenise.corpus(sources)?,
+        Some(limit) => limited(&tokenise, sources, limit)?,
+    };
+    match &options.route_field {
+        Some(field) if corpus.routes().is_empty() => Error::at("the dataset")
+            .field(format!("`{field}`"))
+            .expected("at least one document that says its route there")
+            .found("none")
+            .help("check the spelling; only JSON lines have fields")
+            .err(),
+        _ => Ok(corpus),
     }
 }
 
@@ -82,14 +104,15 @@ fn limited(
 ) -> Result<Corpus> {
     let mut corpus = Corpus::default();
     for source in sources {
-        let mut document = tokenise.document(&source?)?;
+        let source = source?;
+        let mut document = tokenise.document(&source)?;
         let room = limit - corpus.ids().len();
         document.ids.truncate(room);
         document.loss.truncate(room);
         if let Some(bytes) = &mut document.bytes {
             bytes.truncate(room);
         }
-        corpus.push(document)?;
+        corpus.push_routed(document, source.route.as_deref())?;
         if corpus.ids().len() >= limit {
             break;
         }

@@ -9,6 +9,7 @@ use super::report::{self, Facts, ReportData, Sample};
 use super::run::Outcome;
 use super::setup::Setup;
 use crate::formats::write_atomically;
+use crate::shards::spec::UNKNOWN_DIGEST;
 use crate::{Error, Result};
 use std::io::Write;
 use std::path::Path;
@@ -34,7 +35,8 @@ impl Lineage {
             Some(Teacher::Live { path }) => teacher = Some(origin(path.clone(), digest("teacher"))),
             Some(Teacher::Shards { path }) => {
                 shards = Some(origin(path.display().to_string(), digest("shards")));
-                teacher = setup.recorded_teacher().map(|t| origin(t.name.clone(), Some(t.digest.clone())));
+                let known = |digest: &String| Some(digest.clone()).filter(|digest| digest != UNKNOWN_DIGEST);
+                teacher = setup.recorded_teacher().map(|t| origin(t.name.clone(), known(&t.digest)));
             }
             None => {}
         }

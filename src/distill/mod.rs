@@ -1,18 +1,20 @@
-//! Distillation: what to do ([`recipe`], [`schedule`]), recording a teacher ([`capture`]), training a student
-//! ([`setup`], [`step`], [`trainer`], [`run`]), measuring it ([`evaluate`], [`compare`]), what happened ([`metrics`],
-//! [`report`], [`card`]) and how to go on after a stop ([`checkpoint`]).
+//! Distillation: what to do ([`recipe`], [`schedule`]), recording a teacher that runs here ([`capture`]) or is served
+//! elsewhere (`endpoint`), training a student ([`setup`], [`step`], [`trainer`], [`run`]), measuring it ([`evaluate`],
+//! [`compare`]), what happened ([`metrics`], [`report`], [`card`]) and how to go on after a stop ([`checkpoint`]).
 
 mod adapter;
 pub mod batch;
 pub mod capture;
 pub mod card;
 pub mod checkpoint;
-pub mod compare;
 mod codec_settings;
+pub mod compare;
 #[cfg(feature = "parquet")]
 pub mod convert;
 pub mod corpus;
 mod distillkit;
+#[cfg(feature = "endpoint")]
+pub mod endpoint;
 pub mod evaluate;
 pub mod fidelity;
 mod folder;

@@ -130,6 +130,8 @@ pub struct Dataset {
     pub append_eos: bool,
     /// Visit sequences in another order each epoch; default true.
     pub shuffle: bool,
+    /// The field of a JSON line that routes its document among teachers; default none.
+    pub route_field: Option<String>,
     /// What becomes of documents longer than `sequence_length`: cut into consecutive pieces, or an error.
     pub long_documents: LongDocuments,
 }

@@ -85,6 +85,9 @@ impl Setup {
             ("corpus".to_owned(), text.corpus.digest()),
             ("tokenizer".to_owned(), tokenizer.digest()),
         ]);
+        if let Some(digest) = text.corpus.routes_digest() {
+            digests.insert("routes".to_owned(), digest);
+        }
         let (teacher, records) = open_teacher(recipe, &tokenizer, &mut digests)?;
         if let Some(unfrozen) = &recipe.masks.unfrozen_parameters {
             let digest = Sha256::digest(patterns_of(unfrozen)?.join("\n"));
@@ -203,6 +206,7 @@ pub fn corpus_options(recipe: &Recipe) -> CorpusOptions {
         split: dataset.split.clone(),
         append_eos: dataset.append_eos,
         train_on_inputs: dataset.train_on_inputs,
+        route_field: dataset.route_field.clone(),
         max_length: (dataset.long_documents == LongDocuments::Refuse).then_some(recipe.sequence_length),
         ..CorpusOptions::new(Vec::new())
     }

@@ -1,7 +1,7 @@
 //! The GGUF container, versions 2 and 3, little-endian (format: ggml's `docs/gguf.md`).
 //!
 //! magic, version, counts; metadata as key, type, value; tensor infos; padding to `general.alignment`; tensor data.
-//! This file knows the container only; what the metadata and names mean for a model is in `gguf_llama`.
+//! This file knows the container only; what the metadata and names mean for a model is in `gguf_decoder`.
 
 use super::dtype::Dtype;
 use crate::{Error, Result};

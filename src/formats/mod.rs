@@ -6,7 +6,7 @@
 mod dtype;
 mod files;
 mod gguf;
-mod gguf_llama;
+mod gguf_decoder;
 pub mod hub;
 #[cfg(feature = "hub")]
 mod hub_fetch;

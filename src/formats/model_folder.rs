@@ -3,7 +3,7 @@
 use super::dtype::Dtype;
 use super::files::{Bytes, only_file_with_extension, read_json, read_json_if_present, write_json};
 use super::gguf::GgufHeader;
-use super::{Tensors, Tokenizer, gguf_llama};
+use super::{Tensors, Tokenizer, gguf_decoder};
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ impl ModelFolder {
     /// A GGUF file whose bytes are already there; `path` serves messages.
     pub fn from_gguf(path: &Path, bytes: Bytes) -> Result<Self> {
         let header = GgufHeader::parse(path, &bytes)?;
-        let factors = match header.tensors.iter().find(|t| t.name == gguf_llama::ROPE_FACTORS) {
+        let factors = match header.tensors.iter().find(|t| t.name == gguf_decoder::ROPE_FACTORS) {
             Some(tensor) if tensor.dtype == Dtype::F32 => {
                 let mut values = vec![0.0; tensor.range.len() / 4];
                 Dtype::F32.decode(&bytes[tensor.range.clone()], &mut values);
@@ -68,8 +68,8 @@ impl ModelFolder {
             }
             None => None,
         };
-        let config = gguf_llama::config(&header, factors.as_deref())?;
-        let generation_config = gguf_llama::generation_config(&header)?;
+        let config = gguf_decoder::config(&header, factors.as_deref())?;
+        let generation_config = gguf_decoder::generation_config(&header)?;
         let tensors = Tensors::from_gguf(&header, bytes)?;
         Ok(ModelFolder { path: path.to_path_buf(), config, generation_config, tensors, gguf: Some(header) })
     }

@@ -3,7 +3,7 @@
 use super::dtype::Dtype;
 use super::files::{Bytes, read_json};
 use super::gguf::{GgufHeader, GgufTensor};
-use super::{gguf_llama, safetensors_file};
+use super::{gguf_decoder, safetensors_file};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -108,12 +108,13 @@ impl Tensors {
         Ok(Tensors { files, entries, metadata })
     }
 
-    /// The weights of a `llama` GGUF under their transformers names. The order of q and k rows is undone as values
+    /// The weights of a GGUF under their transformers names. The order of q and k rows is undone as values
     /// are read.
     pub fn from_gguf(header: &GgufHeader, bytes: Bytes) -> Result<Self> {
         let mut entries = BTreeMap::new();
-        for tensor in header.tensors.iter().filter(|t| t.name != gguf_llama::ROPE_FACTORS) {
-            let name = gguf_llama::hf_name(&tensor.name).ok_or_else(|| gguf_llama::unknown_name(header, tensor))?;
+        for tensor in header.tensors.iter().filter(|t| t.name != gguf_decoder::ROPE_FACTORS) {
+            let name = gguf_decoder::hf_name(header, &tensor.name)
+                .ok_or_else(|| gguf_decoder::unknown_name(header, tensor))?;
             entries.insert(name, gguf_entry(header, tensor)?);
         }
         let files = vec![(header.path().to_path_buf(), bytes)];
@@ -266,7 +267,7 @@ fn interleaved_row(row: usize, head_dim: usize) -> usize {
 }
 
 fn gguf_entry(header: &GgufHeader, tensor: &GgufTensor) -> Result<Entry> {
-    let interleaved = gguf_llama::interleaved_heads(header, &tensor.name)?;
+    let interleaved = gguf_decoder::interleaved_heads(header, &tensor.name)?;
     let complaint = || Error::file(header.path()).field(format!("tensor `{}`", tensor.name));
     if let Some(heads) = interleaved {
         if !heads.checked_mul(2).is_some_and(|rows| tensor.shape[0].is_multiple_of(rows)) {

@@ -179,7 +179,7 @@ fn role(name: &str) -> &'static str {
         "rotary factors"
     } else if has(&["norm", "ln_"]) {
         "norms"
-    } else if has(&["embed_tokens", "token_embd", "wte"]) {
+    } else if has(&["embed_tokens", "token_embd", "wte", "wpe"]) {
         "embedding"
     } else if name.starts_with("lm_head") || name.starts_with("output.") {
         "output head"

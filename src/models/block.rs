@@ -45,7 +45,10 @@ impl<'a> Pass<'a> {
         if batch.context > most {
             let place =
                 Error::at("the context").expected(format!("at most {most} tokens, the model's learned positions"));
-            return place.found(format!("{} tokens", batch.context)).help("take a shorter context").err();
+            return place
+                .found(format!("{} tokens", batch.context))
+                .help("lower `sequence_length`, or the tokens asked for")
+                .err();
         }
         let positions = (batch.positions, batch.position_segments(g));
         let at = nn::embedding(g, self.params, name, positions, [most, c.hidden_size], 1.0);
@@ -89,7 +92,7 @@ impl<'a> Pass<'a> {
     /// new rows' queries, keys and values.
     fn attention(&self, g: &mut Graph, layer: usize, at: &str, h: Tensor) -> (Tensor, [Tensor; 3]) {
         let (c, n) = (self.config, h.shape.rows());
-        let Some(&kind) = c.layers.get(layer) else { unreachable!("layer {layer} of {}", c.layers.len()) };
+        let kind = c.layers[layer];
         // The norm is cheap beside the projections: computed again in the backward pass, not kept.
         let [mut q, mut k, v] = g.checkpoint(|g| {
             let x = nn::norm(g, self.params, &format!("{at}.{}", c.names.attention_norm), h, c.norm);

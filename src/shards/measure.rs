@@ -75,6 +75,7 @@ impl Tally {
             rows_per_shard: 1,
             entropy: false,
             tail_mass: Default::default(),
+            source: None,
         };
         spec.validate(std::path::Path::new("measure")).unwrap();
         Tally { spec, half, rows: 0.0, extent: 0.0, unseen: 0.0, stored_error: 0.0, gradient: vec![0.0; V] }

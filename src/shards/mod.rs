@@ -31,5 +31,5 @@ pub use layout::{RowLayout, ValueType};
 pub use manifest::{Manifest, ShardEntry, Span, Statistics};
 pub use reader::Reader;
 pub use rows::{CONTEXT_START, DOCUMENT_START, Records, RowBatch, VALID};
-pub use spec::{LogProbType, Record, SetSpec, TailMass, Teacher};
+pub use spec::{LogProbType, Record, SetSpec, Source, TailMass, Teacher};
 pub use writer::Writer;

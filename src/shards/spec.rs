@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::layout::RowLayout;
@@ -55,6 +55,9 @@ pub struct SetSpec {
     /// Where the tail masses of top-k rows come from; left out of the JSON where they are a capture's own.
     #[serde(default, skip_serializing_if = "TailMass::is_captured")]
     pub tail_mass: TailMass,
+    /// Where the numbers come from, if not from a capture that saw every logit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
 }
 
 /// Where the tail masses of a top-k set come from. Anything but `Captured` also makes a row's NLL of a token outside
@@ -78,13 +81,27 @@ impl TailMass {
     }
 }
 
+/// A source of numbers that sees less than every logit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Source {
+    /// A server that shows its likeliest tokens.
+    Endpoint {
+        /// The server's API: `vllm`, `sglang` or `llama-cpp`.
+        dialect: String,
+    },
+}
+
+/// [`Teacher::digest`] where nobody told the weights.
+pub const UNKNOWN_DIGEST: &str = "unknown";
+
 /// Name and weights of the teacher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Teacher {
     /// What the user called it: a hub id or folder name.
     pub name: String,
-    /// Digest of its weights.
+    /// Digest of its weights, or [`UNKNOWN_DIGEST`].
     pub digest: String,
 }
 
@@ -255,10 +272,12 @@ impl SetSpec {
 /// Path and both values of the first leaf at which two JSON values differ.
 fn first_difference(a: &Value, b: &Value, path: &str) -> Option<(String, Value, Value)> {
     if let (Value::Object(a), Value::Object(b)) = (a, b)
-        && a.keys().eq(b.keys())
+        && (path.is_empty() || a.keys().eq(b.keys()))
     {
         let join = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
-        return a.iter().zip(b.values()).find_map(|((key, a), b)| first_difference(a, b, &join(key)));
+        let get = |map: &Map<String, Value>, key: &str| map.get(key).cloned().unwrap_or_default();
+        let mut keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+        return keys.find_map(|key| first_difference(&get(a, key), &get(b, key), &join(key)));
     }
     (a != b).then(|| (path.to_string(), a.clone(), b.clone()))
 }

@@ -4,6 +4,7 @@
 
 needs numpy, gguf, safetensors, tokenizers, sentencepiece. Everything is seeded; running it again changes nothing.
 
+families/qwen2/model.gguf, .../qwen3/...  the folders beside them, as llama.cpp names and lays out these families
 quants.gguf / quants.safetensors          one tensor a type, random blocks; the gguf package's dequantisation
 tiny_llama.gguf / tiny_llama.safetensors  one layer, every optional tensor; weights in transformers' layout
 smallest.gguf                             the least that opens, for truncations and bit flips
@@ -24,7 +25,7 @@ import gguf
 import numpy as np
 import sentencepiece
 import tokenizers
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 HERE = Path(__file__).parent
 TYPES = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
@@ -40,8 +41,8 @@ CORPUS = ["the still separates the lighter part from the heavy part and the rest
           "distillation by boiling and condensing: two spaces, two lines, two worlds"] * 4
 
 
-def write(path, fill):
-    writer = gguf.GGUFWriter(HERE / path, "llama")
+def write(path, fill, architecture="llama"):
+    writer = gguf.GGUFWriter(HERE / path, architecture)
     fill(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -189,6 +190,31 @@ def tiny_llama():
     return tokenizer
 
 
+def qwen(family, architecture):
+    """The family's golden folder; what llama.cpp does not export, its sliding windows, is not in it."""
+    folder = HERE / "families" / family
+    config = json.loads((folder / "config.json").read_text())
+    layers = config["num_hidden_layers"]
+    names = gguf.get_tensor_name_map(architecture, layers)
+
+    def fill(writer):
+        writer.add_block_count(layers)
+        writer.add_context_length(config["max_position_embeddings"])
+        writer.add_embedding_length(config["hidden_size"])
+        writer.add_feed_forward_length(config["intermediate_size"])
+        writer.add_head_count(config["num_attention_heads"])
+        writer.add_head_count_kv(config["num_key_value_heads"])
+        if "head_dim" in config:
+            writer.add_key_length(config["head_dim"])
+            writer.add_value_length(config["head_dim"])
+        writer.add_rope_freq_base(1000000.0)
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+        for name, data in sorted(load_file(folder / "model.safetensors").items()):
+            writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), data)
+
+    write(f"families/{family}/model.gguf", fill, gguf.MODEL_ARCH_NAMES[architecture])
+
+
 def smallest():
     def fill(writer):
         writer.add_block_count(1)
@@ -237,6 +263,8 @@ def sentence_piece():
 def main():
     quants()
     smallest()
+    qwen("qwen2", gguf.MODEL_ARCH.QWEN2)
+    qwen("qwen3", gguf.MODEL_ARCH.QWEN3)
     smollm = tiny_llama()
     spm, bos = sentence_piece()
     out = {"texts": TEXTS, "spm": spm, "spm_bos": bos, "tokenizers": {},

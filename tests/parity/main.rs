@@ -8,6 +8,7 @@ mod families;
 
 use common::{Golden, golden, gpus, relative_error};
 use potstill::data::packing::{Batch, IGNORE};
+use potstill::data::tokens::NO_ROUTE;
 use potstill::device::Device;
 use potstill::distill::batch::{write_training_batch, write_weights};
 use potstill::distill::recipe::{Function, LossFunction};
@@ -47,6 +48,7 @@ fn batch_of(ids: &[i32], labels: &[i32], documents: &[i32], context: usize) -> B
         query_range: (0..n).map(|row| [first(row), row as u32 + 1]).collect(),
         key_range: (0..n).map(|row| [row as u32, end(row)]).collect(),
         row_id: (0..n as u64).collect(),
+        route: vec![NO_ROUTE; n],
         valid: labels.iter().filter(|&&label| label >= 0).count(),
         valid_bytes: None,
     }

@@ -3,7 +3,7 @@
 use super::{CONFIG_FILE, Progress};
 use crate::distill::codec_settings::{self, Codec};
 use crate::formats::parquet::{Cell, Kind, TableWriter};
-use crate::formats::{claim_output_dir, write_atomically};
+use crate::formats::write_atomically;
 use crate::shards::foreign::{Compressor, CompressorConfig, FloatType, Term};
 use crate::shards::{CONTEXT_START, Reader, Record, Records, RowBatch, TailMass, VALID};
 use crate::{Error, Result};
@@ -143,20 +143,19 @@ fn defaults(d: u32, k: u32, exact_k: Option<u32>) -> CompressorConfig {
     config
 }
 
-/// The data file and its settings.
+/// The data file, which must be new, and its settings.
 fn places(out: &Path) -> Result<(PathBuf, PathBuf)> {
-    if out.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
-        if out.exists() {
-            let complaint = Error::file(out).expected("a new file").found("one that is there");
-            return complaint.help("name another, or remove it").err();
-        }
-        if let Some(folder) = out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        }
-        return Ok((out.to_path_buf(), out.with_file_name(CONFIG_FILE)));
+    let named = out.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"));
+    let data = if named { out.to_path_buf() } else { out.join("data_0.parquet") };
+    if data.exists() {
+        let complaint = Error::file(&data).expected("a new file").found("one that is there");
+        return complaint.help("name another place, or remove it").err();
     }
-    claim_output_dir(out, false)?;
-    Ok((out.join("data_0.parquet"), out.join(CONFIG_FILE)))
+    if let Some(folder) = data.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    }
+    let settings = data.with_file_name(CONFIG_FILE);
+    Ok((data, settings))
 }
 
 /// Tokens and records of the context that is being gathered.

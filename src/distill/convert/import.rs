@@ -82,6 +82,7 @@ pub fn import(
         rows: survey.tokens,
         rows_per_shard: DEFAULT_ROWS_PER_SHARD,
         entropy: false,
+        source: None,
         tail_mass: match decoder.values {
             Values::LogProbs => TailMass::Derived,
             Values::Logits => TailMass::Unknown,
@@ -290,14 +291,16 @@ impl Decoder {
         let fields = self.form().columns();
         let counts: Vec<usize> = cells.iter().map(|cell| cell.ends.len()).collect();
         let n = row.ids.len();
-        match counts.iter().zip(fields).find(|(count, _)| **count != counts[0] || ![n, n.max(1) - 1].contains(count)) {
-            None => Ok(counts.first().copied().unwrap_or(0)),
-            Some((count, field)) => Error::file(&row.file)
-                .field(format!("row {}: `{field}`", row.row))
-                .expected(format!("{n} positions, one for each token, or one less; as many as in `{}`", fields[0]))
-                .found(count)
-                .err(),
+        for (&count, field) in counts.iter().zip(fields) {
+            let expected = match count {
+                _ if ![n, n.max(1) - 1].contains(&count) => format!("{n} positions, one for each token, or one less"),
+                _ if count != counts[0] => format!("{} positions, as many as `{}` has", counts[0], fields[0]),
+                _ => continue,
+            };
+            let field = format!("row {}: `{field}`", row.row);
+            return Error::file(&row.file).field(field).expected(expected).found(count).err();
         }
+        Ok(counts.first().copied().unwrap_or(0))
     }
 
     fn form(&self) -> Form {

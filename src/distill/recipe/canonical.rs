@@ -123,6 +123,9 @@ impl Dataset {
         put("train_on_inputs", json!(self.train_on_inputs));
         put("append_eos", json!(self.append_eos));
         put("shuffle", json!(self.shuffle));
+        if let Some(field) = &self.route_field {
+            put("route_field", json!(field));
+        }
         put("long_documents", json!(name(LONG_DOCUMENTS, self.long_documents)));
         Value::Object(map)
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::data::rows::DOCUMENT_FIELDS;
 use crate::device::Choice;
 use crate::{Error, Result};
 
@@ -73,6 +74,10 @@ impl Recipe {
         if !data.eval.is_empty() && data.holdout != Holdout::Nothing {
             let complaint = complaint("holdout").expected("this or `eval`").found("both");
             return complaint.help("measure on other files or on a part of `train`: remove one").err();
+        }
+        if let Some(field) = data.route_field.as_deref().filter(|field| DOCUMENT_FIELDS.contains(field)) {
+            let complaint = complaint("route_field").expected("a field beside the document").found(field);
+            return complaint.help("name the field that says which teacher a document is for").err();
         }
         match data.holdout {
             Holdout::LastSequences(0) => complaint("holdout.sequences").expected("at least 1").found(0).err(),

@@ -175,7 +175,17 @@ fn teacher(node: &Node) -> Result<Teacher> {
 }
 
 fn dataset(node: &Node, seed: u64) -> Result<Dataset> {
-    let known = &["train", "eval", "split", "holdout", "train_on_inputs", "append_eos", "shuffle", "long_documents"];
+    let known = &[
+        "train",
+        "eval",
+        "split",
+        "holdout",
+        "train_on_inputs",
+        "append_eos",
+        "shuffle",
+        "route_field",
+        "long_documents",
+    ];
     let fields = node.clone().fields(known, DISTILLKIT_DATASET)?;
     Ok(Dataset {
         train: fields.need("train", "files or folders of text", paths)?,
@@ -185,6 +195,7 @@ fn dataset(node: &Node, seed: u64) -> Result<Dataset> {
         train_on_inputs: fields.or("train_on_inputs", false, Node::boolean)?,
         append_eos: fields.or("append_eos", true, Node::boolean)?,
         shuffle: fields.or("shuffle", true, Node::boolean)?,
+        route_field: fields.maybe("route_field", Node::text)?,
         long_documents: fields.or("long_documents", LongDocuments::Split, |node| node.choice(LONG_DOCUMENTS))?,
     })
 }

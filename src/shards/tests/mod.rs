@@ -29,6 +29,7 @@ fn spec(record: Record, temperatures: &[f32], rows: u64) -> SetSpec {
         rows_per_shard: 16,
         entropy: true,
         tail_mass: Default::default(),
+        source: None,
     }
 }
 

@@ -310,6 +310,22 @@ def tables():
     expected["raw"] = dict(
         rows=[dict(input_ids=r[0], labels=r[1], documents=[[0, len(r[0])]], records=r[2]) for r in rows]
     )
+
+    # Raw log-probabilities, the rows' last position included or not.
+    rows = []
+    for n, m in ((4, 4), (3, 2)):
+        rows.append((tokens(n), [distribution(VOCABULARY, 5, 1.3) for _ in range(m)]))
+    table = pa.table(
+        {
+            "top_values": pa.array([[p[1] for p in r[1]] for r in rows], pa.list_(pa.list_(pa.float32()))),
+            "token_ids": pa.array([[p[0] for p in r[1]] for r in rows], pa.large_list(pa.list_(pa.uint16()))),
+            "input_ids": pa.array([r[0] for r in rows], pa.list_(pa.uint16())),
+        }
+    )
+    pq.write_table(table, HERE / "raw_log_probs.parquet", compression="lz4")
+    expected["raw_log_probs"] = dict(
+        rows=[dict(input_ids=r[0], documents=[[0, len(r[0])]], records=r[1]) for r in rows]
+    )
     return expected
 
 
