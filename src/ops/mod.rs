@@ -6,8 +6,12 @@ pub mod adamw;
 pub mod agreement;
 pub mod attention;
 mod attention_grad;
+pub mod blend;
+pub mod buckets;
+mod buckets_grad;
 pub mod cross_entropy;
 pub mod dense_kl;
+pub mod divergence;
 pub mod embedding;
 mod embedding_grad;
 pub mod entropy;
@@ -19,20 +23,26 @@ pub mod norm;
 mod norm_grad;
 pub mod pointwise;
 pub mod put_rows;
+pub mod ranking;
 pub mod reduce;
 pub mod rope;
 pub mod sample_rows;
 pub mod sparse_kl;
 pub mod swiglu;
 pub mod tail_mass;
+pub mod teacher_row;
 pub mod top_k;
 pub mod write_rows;
 
 pub use adamw::{Page, adamw};
 pub use agreement::agreement;
 pub use attention::{Ranges, attention};
-pub use cross_entropy::{LossInto, cross_entropy};
+pub use blend::blend;
+pub use buckets::{Buckets, buckets};
+pub use buckets_grad::add_bucket_grad;
+pub use cross_entropy::{LossInto, Smoothing, cross_entropy, smoothed_cross_entropy};
 pub use dense_kl::{DenseTarget, dense_kl};
+pub use divergence::{Divergence, divergence};
 pub use embedding::{Segments, embedding, gather_rows, segments_of};
 pub use entropy::entropy;
 pub use gelu::gelu;
@@ -40,14 +50,16 @@ pub use grad_norm::{BAD_NORM, grad_norm};
 pub use log_sum_exp::{Chunk, log_sum_exp};
 pub use matmul::{Layout, View, linear, matmul, matmul_into};
 pub use norm::{layer_norm, rms_norm};
-pub use pointwise::{add, add_in_place, mul, scale, zeros};
+pub use pointwise::{Power, add, add_in_place, mul, scale, scale_by, zeros};
 pub use put_rows::{RowsInto, put_rows, put_rows_minus};
+pub use ranking::{Ranking, ranking};
 pub use reduce::{add_row_sums, sum_rows, sum_rows_into, weighted_sum};
 pub use rope::rope;
 pub use sample_rows::sample_rows;
 pub use sparse_kl::{Missing, SparseTarget, sparse_kl};
 pub use swiglu::swiglu;
 pub use tail_mass::tail_mass;
+pub use teacher_row::teacher_row;
 pub use top_k::top_k;
 pub use write_rows::write_rows;
 
@@ -69,8 +81,12 @@ pub fn shaders() -> Vec<Shader> {
         agreement::SHADER,
         attention::SHADER,
         attention_grad::SHADER,
+        blend::SHADER,
+        buckets::SHADER,
+        buckets_grad::SHADER,
         cross_entropy::SHADER,
         dense_kl::SHADER,
+        divergence::SHADER,
         embedding::SHADER,
         embedding_grad::SHADER,
         entropy::SHADER,
@@ -82,12 +98,14 @@ pub fn shaders() -> Vec<Shader> {
         norm_grad::SHADER,
         pointwise::SHADER,
         put_rows::SHADER,
+        ranking::SHADER,
         reduce::SHADER,
         rope::SHADER,
         sample_rows::SHADER,
         sparse_kl::SHADER,
         swiglu::SHADER,
         tail_mass::SHADER,
+        teacher_row::SHADER,
         top_k::SHADER,
         write_rows::SHADER,
     ]

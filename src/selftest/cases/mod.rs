@@ -3,6 +3,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod divergences;
 mod embedding;
 mod grad_norm;
 mod losses;
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Case> {
         activation::cases(),
         adamw::cases(),
         attention::cases(),
+        divergences::cases(),
         embedding::cases(),
         grad_norm::cases(),
         losses::cases(),
