@@ -7,7 +7,7 @@ use common::{Golden, golden, gpus, relative_error};
 use potstill::data::packing::{Batch, IGNORE};
 use potstill::device::Device;
 use potstill::distill::batch::{write_training_batch, write_weights};
-use potstill::distill::recipe::{Function, LossFunction};
+use potstill::distill::recipe::LossFunction;
 use potstill::distill::step::{StepSpec, TeacherInput, provide};
 use potstill::formats::ModelFolder;
 use potstill::graph::{Graph, Plan, Runner, Store};
@@ -65,7 +65,7 @@ fn model(device: &Device, name: &str, batch: usize, context: usize, recompute: b
     let settings =
         AdamW { adam_beta1: 0.9, adam_beta2: 0.95, adam_epsilon: 1e-8, weight_decay: 0.1, max_grad_norm: 1.0 };
     let optimiser = Optimiser::new(settings, &mut store, &decoder.groups(""), &pages).unwrap();
-    let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];
+    let losses = vec![LossFunction::cross_entropy(1.0)];
     let vocabulary = decoder.config.vocab_size;
     let (student, teacher) = (decoder.clone(), TeacherInput::None);
     let spec = StepSpec { student, teacher, vocabulary, batch, context, recompute, losses };

@@ -2,7 +2,7 @@
 
 use super::evaluate::Evaluator;
 use super::metrics::Evaluation;
-use super::recipe::{Function, LossFunction};
+use super::recipe::LossFunction;
 use super::step::{StepSpec, TEACHER, TeacherInput};
 use crate::data::packing::Packer;
 use crate::data::tokens::Corpus;
@@ -47,7 +47,7 @@ impl Comparison {
                 (student, TeacherInput::Live(Box::new(theirs)))
             }
         };
-        let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];
+        let losses = vec![LossFunction::cross_entropy(1.0)];
         let (batch, context) = (self.batch, self.context);
         let spec = StepSpec { student, teacher: input, vocabulary, batch, context, recompute: false, losses };
         let text = Packer::new(self.corpus.clone(), self.ranges.clone(), context, batch, None)?;

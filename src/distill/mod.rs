@@ -23,6 +23,7 @@ pub mod step;
 pub mod student;
 mod svg;
 pub mod teacher_rows;
+pub mod terms;
 pub mod trainer;
 
 pub use capture::{CaptureOptions, capture};

@@ -11,10 +11,14 @@
 mod canonical;
 mod check;
 mod fields;
+mod loss_checks;
+mod loss_keys;
 mod losses;
 mod read;
+mod scheduled;
 
-pub use losses::{Function, LossFunction, MissingProbability};
+pub use losses::{Divergence, Function, LossFunction, MissingProbability, loss_names, record_temperatures};
+pub use scheduled::{Ramp, Scheduled};
 
 use std::path::PathBuf;
 

@@ -153,12 +153,13 @@ impl RowTensors {
         first.zip(best).zip(counts).filter(|((first, best), counts)| *counts && first == *best).count()
     }
 
-    /// Writes the records to the externals `PREFIX.teacher.*`.
+    /// Writes the records to the externals `PREFIX.ids`, `.log_probs` and `.tail`
+    /// ([`super::terms::records_prefix`]).
     pub fn write(&self, store: &Store, prefix: &str) -> Result<()> {
-        store.write(&format!("{prefix}.teacher.ids"), &self.ids)?;
-        store.write(&format!("{prefix}.teacher.log_probs"), &self.log_probs)?;
-        // A loss without a ghost bucket reads none.
-        let tail = format!("{prefix}.teacher.tail");
+        store.write(&format!("{prefix}.ids"), &self.ids)?;
+        store.write(&format!("{prefix}.log_probs"), &self.log_probs)?;
+        // Without a loss that spreads the tail, nothing reads it.
+        let tail = format!("{prefix}.tail");
         if store.contains(&tail) { store.write(&tail, &self.tail) } else { Ok(()) }
     }
 }

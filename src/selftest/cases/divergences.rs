@@ -99,7 +99,7 @@ fn ties(s: &mut Setup) -> Result<()> {
     let (chunk, weights) = (chunk(s, at, 4.0), s.floats([4], vec![1.0; 4], false));
     let row = |r: usize, j: usize| match r {
         0 => 0.0,
-        1 => [6.0, 0.0][usize::from(j % 7 != 0)],
+        1 => [0.0, 6.0][usize::from(j.is_multiple_of(7))],
         2 => [6.0, 5.0, 0.0][(j % 7).min(2)],
         _ => [20.0, 0.0][usize::from(j != 9)],
     };
