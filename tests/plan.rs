@@ -5,7 +5,7 @@ mod common;
 
 use common::golden;
 use potstill::device::Caps;
-use potstill::distill::recipe::{Function, LossFunction};
+use potstill::distill::recipe::LossFunction;
 use potstill::distill::step::{StepSpec, TeacherInput};
 use potstill::distill::trained::Trained;
 use potstill::formats::read_json;
@@ -17,7 +17,7 @@ fn plan(context: usize, recompute: bool) -> Plan {
     let config = read_json(&golden("gqa_untied/config.json")).unwrap();
     let student = models::from_config(&golden("gqa_untied"), &config).unwrap();
     let vocabulary = student.config.vocab_size;
-    let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];
+    let losses = vec![LossFunction::cross_entropy(1.0)];
     let teacher = TeacherInput::None;
     let spec =
         StepSpec { student, trained: Trained::default(), teacher, vocabulary, batch: 1, context, recompute, losses };

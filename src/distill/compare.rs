@@ -2,7 +2,7 @@
 
 use super::evaluate::Evaluator;
 use super::metrics::Evaluation;
-use super::recipe::{Function, LossFunction};
+use super::recipe::LossFunction;
 use super::step::{StepSpec, TEACHER, TeacherInput};
 use super::trained::Trained;
 use crate::data::packing::Packer;
@@ -48,7 +48,7 @@ impl Comparison {
                 (student, TeacherInput::Live(Box::new(theirs)))
             }
         };
-        let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];
+        let losses = vec![LossFunction::cross_entropy(1.0)];
         let (batch, context) = (self.batch, self.context);
         let trained = Trained::default();
         let spec = StepSpec { student, trained, teacher: input, vocabulary, batch, context, recompute: false, losses };

@@ -46,7 +46,7 @@ impl Evaluator {
                 None => None,
             };
             if let Some(rows) = &rows {
-                rows.write(store, "eval")?;
+                rows.write(store, "eval.teacher")?;
             }
             self.runner.run()?;
             if let Some(rows) = rows.filter(|_| self.runner.plan().outputs.contains_key(BEST)) {

@@ -32,6 +32,7 @@ pub mod step;
 pub mod student;
 mod svg;
 pub mod teacher_rows;
+pub mod terms;
 pub mod trained;
 pub mod trainer;
 

@@ -5,7 +5,7 @@ use super::adapter;
 use super::corpus::{CorpusOptions, read_corpus};
 use super::evaluate::{Evaluator, first_tokens};
 use super::memory::{self, Memory};
-use super::recipe::{Dataset, LongDocuments, Recipe, Teacher};
+use super::recipe::{Dataset, Function, LongDocuments, Recipe, Teacher, record_temperatures};
 use super::step::{StepSpec, TEACHER, TeacherInput};
 use super::student::{Origin, open_model};
 use super::teacher_rows::TeacherRows;
@@ -44,8 +44,23 @@ pub struct Setup {
     recipe: Recipe,
     spec: StepSpec,
     teacher: Option<(ModelFolder, Decoder)>,
-    records: [Option<TeacherRows>; 2],
+    records: Recorded,
     text: Text,
+}
+
+/// A shard set, opened for each use.
+#[derive(Default)]
+struct Recorded {
+    /// At each of the losses' temperatures.
+    train: Vec<TeacherRows>,
+    /// At temperature 1; none of random draws, which nothing is measured against.
+    eval: Option<TeacherRows>,
+}
+
+impl Recorded {
+    fn any(&self) -> Option<&TeacherRows> {
+        self.train.first().or(self.eval.as_ref())
+    }
 }
 
 /// The tokenised dataset and its two sides.
@@ -106,14 +121,14 @@ impl Setup {
         };
         if let Some((_, decoder)) = &teacher {
             spec.teacher = TeacherInput::Live(Box::new(decoder.clone()));
-        } else if let Some(records) = &records[0] {
+        } else if let Some(records) = records.any() {
             spec.teacher = TeacherInput::Sparse { entries: records.entries(), sampled: records.sampled() };
         }
         let settings = recipe.training_args.optimiser();
         let memory = plan_memory(&spec, &settings, device.caps(), text.held_out.is_some())?;
         let remedies = remedies(&spec, &settings, device.caps(), text.held_out.is_some());
         memory::check(memory, memory::available(&device), remedies)?;
-        let warnings = warnings(recipe, records[0].as_ref(), &origin.decoder);
+        let warnings = warnings(recipe, records.any(), &origin.decoder);
         let recipe = recipe.clone();
         Ok(Setup { device, origin, tokenizer, digests, memory, warnings, recipe, spec, teacher, records, text })
     }
@@ -130,7 +145,7 @@ impl Setup {
 
     /// Whose distributions the shards hold.
     pub fn recorded_teacher(&self) -> Option<&crate::shards::Teacher> {
-        self.records[0].as_ref().map(|records| &records.reader().spec().teacher)
+        self.records.any().map(|records| &records.reader().spec().teacher)
     }
 
     /// The first tokens of some held-out pieces (or of training text where nothing is held out), for continuations.
@@ -173,7 +188,7 @@ impl Setup {
         };
         let seed = recipe.dataset.shuffle.then_some(recipe.seed);
         let packer = Packer::new(text.corpus, text.train, spec.context, spec.batch, seed)?;
-        let [records, eval_records] = records;
+        let Recorded { train: records, eval: eval_records } = records;
         let trained = spec.trained;
         let parts = Parts { store, trained, optimiser, evaluator, records, eval_records, packer };
         Trainer::new(recipe, &graphs.training, parts, &mut scratch)
@@ -236,11 +251,11 @@ fn check_vocabulary(tokenizer: &Tokenizer, decoder: &Decoder, who: &str) -> Resu
         .err()
 }
 
-type OpenTeacher = (Option<(ModelFolder, Decoder)>, [Option<TeacherRows>; 2]);
+type OpenTeacher = (Option<(ModelFolder, Decoder)>, Recorded);
 
 fn open_teacher(recipe: &Recipe, tokenizer: &Tokenizer, digests: &mut BTreeMap<String, String>) -> Result<OpenTeacher> {
-    match (&recipe.teacher, recipe.kl()) {
-        (Some(Teacher::Live { path }), Some(_)) => {
+    match &recipe.teacher {
+        Some(Teacher::Live { path }) => {
             let folder = open_model(path)?;
             let decoder = models::from_config(folder.path(), &folder.config)?;
             check_vocabulary(tokenizer, &decoder, &format!("the teacher, `{path}`"))?;
@@ -255,18 +270,29 @@ fn open_teacher(recipe: &Recipe, tokenizer: &Tokenizer, digests: &mut BTreeMap<S
                     .err();
             }
             digests.insert("teacher".into(), folder.digest());
-            Ok((Some((folder, decoder)), [None, None]))
+            Ok((Some((folder, decoder)), Recorded::default()))
         }
-        (Some(Teacher::Shards { path }), Some((_, temperature, missing))) => {
+        Some(Teacher::Shards { path }) => {
             let (context, corpus) = (recipe.sequence_length, digests["corpus"].clone());
             let open = |temperature| TeacherRows::open(path, tokenizer, &corpus, context, temperature);
-            let records = open(temperature)?;
-            records.check_missing(missing)?;
-            digests.insert("shards".into(), records.reader().manifest().digest()?);
-            let at_one = if records.sampled() { None } else { Some(open(1.0)?) };
-            Ok((None, [Some(records), at_one]))
+            let temperatures = record_temperatures(&recipe.loss_functions);
+            let train = temperatures.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+            let eval = if train.first().is_some_and(TeacherRows::sampled) { None } else { Some(open(1.0)?) };
+            let recorded = Recorded { train, eval: eval.filter(|records| !records.sampled()) };
+            if recorded.train.first().is_some_and(TeacherRows::sampled) {
+                recipe.check_sampled(path)?;
+            }
+            if let Some(records) = recorded.any() {
+                for loss in &recipe.loss_functions {
+                    if let Function::Divergence { missing, .. } = loss.function {
+                        records.check_missing(missing)?;
+                    }
+                }
+                digests.insert("shards".into(), records.reader().manifest().digest()?);
+            }
+            Ok((None, recorded))
         }
-        _ => Ok((None, [None, None])),
+        None => Ok((None, Recorded::default())),
     }
 }
 
@@ -276,6 +302,9 @@ fn warnings(recipe: &Recipe, records: Option<&TeacherRows>, student: &Decoder) -
     let temperatures: Vec<f64> =
         manifest.map_or(vec![1.0], |m| m.spec.temperatures.iter().map(|t| f64::from(*t)).collect());
     let mut warnings = recipe.warnings(tail, &temperatures);
+    if records.is_some_and(TeacherRows::sampled) {
+        warnings.extend(recipe.sampled_warnings());
+    }
     let longest = student.config.max_position_embeddings;
     if recipe.sequence_length > longest {
         let length = recipe.sequence_length;

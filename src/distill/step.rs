@@ -1,6 +1,7 @@
 //! The graphs of a run: one micro-batch of training, one batch of evaluation. Recorded once, replayed for every batch.
 
-use super::recipe::{Function, LossFunction, MissingProbability};
+use super::recipe::{LossFunction, MissingProbability};
+use super::terms::{Sources, records_prefix};
 use super::trained::Trained;
 use crate::Result;
 use crate::device::Caps;
@@ -8,7 +9,7 @@ use crate::graph::{DType, Graph, Shape, Store, Tensor};
 use crate::losses::{Against, Head, Live, Loss, chunk_rows, evaluate_head, fused_head};
 use crate::models::Decoder;
 use crate::nn::{BatchInputs, Params};
-use crate::ops::{self, Missing, SparseTarget};
+use crate::ops;
 use crate::optim::{RING, RING_AT};
 
 /// The student's likeliest tokens, an output of the evaluation against stored rows.
@@ -76,7 +77,8 @@ impl StepSpec {
 
     /// The graph of one micro-batch: forward, losses, and every gradient added to the parameters' gradients.
     /// Externals besides the batch's: `train.labels` u32 [N], `train.weights` f32 [N] (1 / valid tokens of the whole
-    /// optimiser step, 0 where a row does not count), the teacher's records, the metrics ring.
+    /// optimiser step, 0 where a row does not count), the teacher's records, the metrics ring, and what of the losses
+    /// changes over the run ([`super::terms::write_scheduled`]).
     pub fn training(&self, caps: &Caps) -> Result<Graph> {
         let mut g = Graph::new();
         let (n, names) = (self.rows(), Names("train"));
@@ -85,29 +87,21 @@ impl StepSpec {
         let trained = Params { prefix: "", trainable: &included, lora: self.trained.lora.as_ref() };
         let labels = g.external(&names.of("labels"), [n], DType::U32);
         let weights = g.external(&names.of("weights"), [n], DType::F32);
+        let learns = self.losses.iter().any(|loss| loss.function.needs_teacher());
         let teacher_hidden = match &self.teacher {
-            TeacherInput::Live(teacher) => {
+            TeacherInput::Live(teacher) if learns => {
                 Some((teacher, teacher.forward(&mut g, &Params::frozen(TEACHER), &batch, false)?))
             }
             _ => None,
         };
         let hidden = self.student.forward(&mut g, &trained, &batch, self.recompute)?;
         let teacher_head = teacher_hidden.map(|(teacher, _)| [teacher.head_weight(&mut g, &Params::frozen(TEACHER))]);
-        let mut losses = Vec::new();
-        for loss in &self.losses {
-            let weights = ops::scale(&mut g, weights, loss.weight as f32);
-            losses.push(match (loss.function, teacher_hidden, &teacher_head) {
-                (Function::CrossEntropy, ..) => Loss::CrossEntropy { labels, weights },
-                (Function::Kl { temperature, .. }, Some((teacher, hidden)), Some(weight)) => Loss::DenseKl {
-                    teacher: Live { hidden, head: self.head(teacher, weight) },
-                    temperature: temperature as f32,
-                    weights,
-                },
-                (Function::Kl { temperature, missing }, ..) => {
-                    Loss::SparseKl { target: self.records(&mut g, &names, temperature, missing), weights }
-                }
-            });
-        }
+        let live = teacher_hidden
+            .zip(teacher_head.as_ref())
+            .map(|((teacher, hidden), weight)| Live { hidden, head: self.head(teacher, weight) });
+        let sources = Sources { labels, weights, live };
+        let losses =
+            (0..self.losses.len()).map(|i| self.term(&mut g, i, &sources)).collect::<Result<Vec<Loss<'_>>>>()?;
         let head = [self.student.head_weight(&mut g, &trained)];
         let head = self.head(&self.student, &head);
         let rows = chunk_rows(self.student.config.vocab_size, caps);
@@ -121,28 +115,6 @@ impl StepSpec {
             ops::weighted_sum(&mut g, rows, weights, ring, at);
         }
         Ok(g)
-    }
-
-    /// The externals that hold stored teacher rows.
-    fn records(&self, g: &mut Graph, names: &Names<'_>, temperature: f64, missing: MissingProbability) -> SparseTarget {
-        let (entries, sampled) = match self.teacher {
-            TeacherInput::Sparse { entries, sampled } => (entries, sampled),
-            _ => (1, false),
-        };
-        let n = self.rows();
-        let missing = match missing {
-            MissingProbability::Ghost if !sampled => {
-                Missing::Ghost { tail: g.external(&names.of("teacher.tail"), [n], DType::F32) }
-            }
-            // Draws are a whole distribution: nothing is missing.
-            _ => Missing::Zero,
-        };
-        SparseTarget {
-            ids: g.external(&names.of("teacher.ids"), [n, entries], DType::U32),
-            log_probs: g.external(&names.of("teacher.log_probs"), [n, entries], DType::F32),
-            missing,
-            temperature: temperature as f32,
-        }
     }
 
     /// The graph of one batch of evaluation at temperature 1. Sums over the batch's rows go into `eval.sum.nll` and,
@@ -173,7 +145,7 @@ impl StepSpec {
                 Against::Live(Live { hidden: *hidden, head: self.head(teacher, weight) })
             }
             (TeacherInput::Sparse { sampled: false, .. }, None) => {
-                Against::Stored(self.records(&mut g, &names, 1.0, MissingProbability::Ghost))
+                Against::Stored(self.records(&mut g, &records_prefix("eval", 0), 1.0, MissingProbability::Ghost))
             }
             _ => Against::Labels,
         };

@@ -65,16 +65,17 @@ impl TeacherRows {
         Ok(TeacherRows { reader, temperature: index })
     }
 
-    /// Refuses the ghost bucket for records that do not say how much probability they leave out.
+    /// Refuses the ghost bucket and the uniform tail for records that do not say how much probability they leave out.
     pub fn check_missing(&self, missing: MissingProbability) -> Result<()> {
-        if missing != MissingProbability::Ghost || self.reader.spec().tail_mass != TailMass::Unknown {
+        let asks = matches!(missing, MissingProbability::Ghost | MissingProbability::Uniform);
+        if !asks || self.reader.spec().tail_mass != TailMass::Unknown {
             return Ok(());
         }
         Error::file(self.reader.dir())
             .field("`tail_mass`")
-            .expected("a tail mass for `missing_probability_handling: symmetric_uniform`")
+            .expected("a tail mass for `missing_probability_handling: ghost` (or `symmetric_uniform`) and `uniform`")
             .found("none: the set was made of logits of the recorded tokens alone")
-            .help("set `missing_probability_handling: zero`, or capture again")
+            .help("set `missing_probability_handling` to `zero` or `both_renormalised`, or capture again")
             .err()
     }
 
@@ -167,12 +168,13 @@ impl RowTensors {
         first.zip(best).zip(counts).filter(|((first, best), counts)| *counts && first == *best).count()
     }
 
-    /// Writes the records to the externals `PREFIX.teacher.*`.
+    /// Writes the records to the externals `PREFIX.ids`, `.log_probs` and `.tail`
+    /// ([`super::terms::records_prefix`]).
     pub fn write(&self, store: &Store, prefix: &str) -> Result<()> {
-        store.write(&format!("{prefix}.teacher.ids"), &self.ids)?;
-        store.write(&format!("{prefix}.teacher.log_probs"), &self.log_probs)?;
-        // A loss without a ghost bucket reads none.
-        let tail = format!("{prefix}.teacher.tail");
+        store.write(&format!("{prefix}.ids"), &self.ids)?;
+        store.write(&format!("{prefix}.log_probs"), &self.log_probs)?;
+        // Without a loss that spreads the tail, nothing reads it.
+        let tail = format!("{prefix}.tail");
         if store.contains(&tail) { store.write(&tail, &self.tail) } else { Ok(()) }
     }
 }

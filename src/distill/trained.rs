@@ -39,10 +39,8 @@ impl Trained {
             let (params, layers) = (trained.parameters(decoder), decoder.config.num_hidden_layers);
             trained.rates = super::rates::resolve(&recipe.training_args, &params, layers, &mut problems);
         }
-        match problems.into_iter().next() {
-            Some(error) => Err(error),
-            None => Ok(trained),
-        }
+        Error::all(problems)?;
+        Ok(trained)
     }
 
     /// Whether a parameter of the network or of the adapters is trained.
