@@ -7,10 +7,12 @@
 
 mod capture;
 mod evaluate;
+mod fidelity;
 mod fused;
 mod head;
 
 pub use capture::{Capture, Record, capture_head};
 pub use evaluate::{Against, Evaluation, evaluate_head};
+pub use fidelity::{FidelityRows, fidelity_head};
 pub use fused::{Fused, Loss, fused_head};
 pub use head::{Head, Live, chunk_rows};
