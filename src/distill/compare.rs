@@ -1,16 +1,20 @@
 //! Finished models side by side: each against the same teacher, exactly, on the same held-out text.
 
+use super::batch::{write_batch, write_weights};
 use super::evaluate::Evaluator;
+use super::fidelity::{Fidelity, Token};
 use super::metrics::Evaluation;
 use super::recipe::LossFunction;
-use super::step::{StepSpec, TEACHER, TeacherInput};
+use super::step::{StepSpec, TEACHER, TeacherInput, provide};
 use super::trained::Trained;
-use crate::data::packing::Packer;
+use crate::data::packing::{Batch, Cursor, IGNORE, Packer};
 use crate::data::tokens::Corpus;
 use crate::device::{Buffer, Device};
 use crate::formats::ModelFolder;
-use crate::graph::Store;
+use crate::graph::{DType, Graph, Plan, Runner, Store};
+use crate::losses::{Head, Live, chunk_rows, fidelity_head};
 use crate::models::{self, Decoder, load_parameters};
+use crate::nn::{BatchInputs, Params};
 use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
@@ -62,9 +66,124 @@ impl Comparison {
         Ok(evaluation)
     }
 
+    /// Measures `model` against `teacher` as [`Comparison::measure`] does, and beyond averages; with `None` the teacher
+    /// itself.
+    pub fn fidelity(
+        &self,
+        device: &Device,
+        teacher: &ModelFolder,
+        model: Option<&ModelFolder>,
+    ) -> Result<(Evaluation, Fidelity)> {
+        let model = model.unwrap_or(teacher);
+        same_tokenizer(teacher, model)?;
+        let vocabulary = teacher.tokenizer()?.vocab_size();
+        let mut store = Store::new(device);
+        let [student, theirs] = [(model, ""), (teacher, TEACHER)].map(|(folder, prefix)| {
+            let decoder = models::from_config(folder.path(), &folder.config)?;
+            self.load(&mut store, &decoder, folder, prefix)?;
+            Ok::<_, Error>(decoder)
+        });
+        let graph = self.side_by_side(&student?, &theirs?, vocabulary, device)?;
+        provide(&mut store, &graph)?;
+        let mut runner = Runner::new(Plan::new(&graph)?, &store, &mut Vec::new())?;
+        let mut packer = Packer::new(self.corpus.clone(), self.ranges.clone(), self.context, self.batch, None)?;
+        let (mut cursor, mut rows, mut bytes) = (Cursor::default(), Rows::default(), Some(0));
+        while cursor.epoch == 0 {
+            let batch = packer.next_batch(&mut cursor)?;
+            write_batch(&store, PREFIX, &batch)?;
+            write_weights(&store, PREFIX, &batch, 1.0)?;
+            runner.run()?;
+            rows.collect(&runner, &batch)?;
+            bytes = bytes.zip(batch.valid_bytes).map(|(sum, more)| sum + more);
+        }
+        rows.finish(bytes)
+    }
+
+    /// Both models over one batch, with every row's numbers as outputs.
+    fn side_by_side(&self, student: &Decoder, teacher: &Decoder, vocab: usize, device: &Device) -> Result<Graph> {
+        let mut g = Graph::new();
+        let n = self.batch * self.context;
+        let batch = BatchInputs::declare(&mut g, PREFIX, n, self.context, false);
+        let labels = g.external(&format!("{PREFIX}.labels"), [n], DType::U32);
+        let weights = g.external(&format!("{PREFIX}.weights"), [n], DType::F32);
+        let (own, theirs) = (Params::frozen(""), Params::frozen(TEACHER));
+        let hidden = student.forward(&mut g, &own, &batch, false)?;
+        let head = [student.head_weight(&mut g, &own)];
+        let teacher_hidden = teacher.forward(&mut g, &theirs, &batch, false)?;
+        let teacher_head = [teacher.head_weight(&mut g, &theirs)];
+        let of = |decoder: &Decoder, weight| Head { weight, vocab, softcap: decoder.config.logit_softcap };
+        let live = Live { hidden: teacher_hidden, head: of(teacher, &teacher_head) };
+        let chunk = chunk_rows(student.config.vocab_size.max(teacher.config.vocab_size), device.caps());
+        let head = of(student, &head);
+        let rows = fidelity_head(&mut g, hidden, &head, labels, weights, live, chunk)?;
+        for (name, tensor) in [
+            ("nll", rows.nll),
+            ("kld", rows.kld),
+            ("distance", rows.distance),
+            ("agreement", rows.agreement),
+            ("best", rows.best),
+            ("best_log_prob", rows.best_log_prob),
+        ] {
+            g.output(name, tensor);
+        }
+        Ok(g)
+    }
+
     fn load(&self, store: &mut Store, decoder: &Decoder, folder: &ModelFolder, prefix: &str) -> Result<()> {
         decoder.allocate(store, prefix, self.context)?;
         load_parameters(decoder, store, prefix, &folder.tensors, None)
+    }
+}
+
+/// The prefix of the batch's tensors.
+const PREFIX: &str = "compare";
+
+/// What has been read back of the rows that count.
+#[derive(Default)]
+struct Rows {
+    nll: f64,
+    agreed: f64,
+    tokens: Vec<Token>,
+}
+
+impl Rows {
+    fn collect(&mut self, runner: &Runner, batch: &Batch) -> Result<()> {
+        let floats = |name: &str| pollster::block_on(runner.read_f32(name));
+        let (nll, kld, distance) = (floats("nll")?, floats("kld")?, floats("distance")?);
+        let (agreement, best_log_prob) = (floats("agreement")?, floats("best_log_prob")?);
+        let best = pollster::block_on(runner.read_u32("best"))?;
+        for row in (0..batch.labels.len()).filter(|&row| batch.labels[row] != IGNORE) {
+            let follows = row > 0
+                && batch.labels[row - 1] != IGNORE
+                && batch.positions[row] == batch.positions[row - 1].wrapping_add(1);
+            self.nll += f64::from(nll[row]);
+            self.agreed += f64::from(agreement[row]);
+            self.tokens.push(Token {
+                kld: f64::from(kld[row]),
+                acceptance: 1.0 - f64::from(distance[row]),
+                confidence: f64::from(best_log_prob[row]).exp(),
+                correct: best[row] == batch.labels[row],
+                follows,
+            });
+        }
+        Ok(())
+    }
+
+    fn finish(self, bytes: Option<u64>) -> Result<(Evaluation, Fidelity)> {
+        if self.tokens.is_empty() {
+            return Error::at("held-out text").expected("tokens to predict").found("none").err();
+        }
+        let count = self.tokens.len() as f64;
+        let fidelity = Fidelity::of(&self.tokens);
+        let bits = |bytes: u64| self.nll / std::f64::consts::LN_2 / bytes as f64;
+        let evaluation = Evaluation {
+            nll: self.nll / count,
+            bits_per_byte: bytes.filter(|bytes| *bytes > 0).map(bits),
+            kld: Some(fidelity.kld.mean),
+            top1_agreement: Some(self.agreed / count),
+            tokens: self.tokens.len() as u64,
+        };
+        Ok((evaluation, fidelity))
     }
 }
 

@@ -1,0 +1,93 @@
+//! The text of the from-scratch experiment and a tokenizer of 512 tokens for it.
+
+use potstill::formats::Tokenizer;
+use potstill::{Error, Result};
+use serde_json::json;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, TokenizerBuilder};
+
+/// Tokens of the tokenizer, the end-of-text token among them.
+pub const VOCABULARY: usize = 512;
+const END: &str = "<|endoftext|>";
+/// Bytes of the most recent texts that students learn from.
+const STUDENTS_BYTES: usize = 2_400_000;
+
+/// Where the experiment's text lies.
+pub struct Text {
+    /// Folder with the tokenizer.
+    pub tokenizer: PathBuf,
+    /// All texts: what the teacher learns from.
+    pub all: PathBuf,
+    /// The most recent ones: what students learn from, and what is held out at the end of both.
+    pub recent: PathBuf,
+}
+
+/// Prepares tokenizer and texts from the addresses in `sotu` below `folder`, once.
+pub fn prepare(sotu: &Path, folder: &Path) -> Result<Text> {
+    let text = Text {
+        tokenizer: folder.join("tokenizer"),
+        all: folder.join("all.jsonl"),
+        recent: folder.join("recent.jsonl"),
+    };
+    if text.recent.is_file() {
+        return Ok(text);
+    }
+    std::fs::create_dir_all(&text.tokenizer).map_err(Error::io("create", &text.tokenizer))?;
+    let entries = std::fs::read_dir(sotu).map_err(Error::io("read", sotu))?;
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "txt"));
+    paths.sort();
+    let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(Error::io("read", path));
+    let documents: Vec<String> = paths.iter().map(read).collect::<Result<_>>()?;
+    train_tokenizer(&documents, &text.tokenizer)?;
+    let mut first = documents.len();
+    let mut bytes = 0;
+    while first > 0 && bytes < STUDENTS_BYTES {
+        first -= 1;
+        bytes += documents[first].len();
+    }
+    write(&text.all, &documents)?;
+    write(&text.recent, &documents[first..])?;
+    Ok(text)
+}
+
+fn write(path: &Path, documents: &[String]) -> Result<()> {
+    let temporary = path.with_extension("tmp");
+    let lines = || -> std::io::Result<()> {
+        let mut out = std::io::BufWriter::new(std::fs::File::create(&temporary)?);
+        for text in documents {
+            writeln!(out, "{}", json!({ "text": text }))?;
+        }
+        out.into_inner()?.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    lines().map_err(Error::io("write", path))
+}
+
+/// Byte-level BPE, as GPT-2's, trained on the documents.
+fn train_tokenizer(documents: &[String], folder: &Path) -> Result<()> {
+    let bad = |error: tokenizers::Error| Error::internal(format!("training a tokenizer: {error}"));
+    let mut trainer = BpeTrainer::builder()
+        .vocab_size(VOCABULARY)
+        .show_progress(false)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .special_tokens(vec![AddedToken::from(END, true)])
+        .build();
+    let level = ByteLevel::new(false, true, true);
+    let mut tokenizer = TokenizerBuilder::new()
+        .with_model(BPE::default())
+        .with_normalizer(None::<tokenizers::NormalizerWrapper>)
+        .with_pre_tokenizer(Some(level))
+        .with_post_processor(Some(level))
+        .with_decoder(Some(level))
+        .build()
+        .map_err(bad)?;
+    tokenizer.train(&mut trainer, documents.iter().map(String::as_str)).map_err(bad)?;
+    tokenizer.save(folder.join("tokenizer.json"), false).map_err(bad)?;
+    let config = folder.join("tokenizer_config.json");
+    std::fs::write(&config, json!({ "eos_token": END }).to_string()).map_err(Error::io("write", &config))?;
+    Tokenizer::from_folder(folder).map(drop)
+}
