@@ -7,6 +7,8 @@ pub mod adamw_8bit;
 pub mod agreement;
 pub mod attention;
 mod attention_grad;
+mod centre;
+pub mod cka;
 pub mod columns;
 pub mod cross_entropy;
 pub mod dense_kl;
@@ -16,6 +18,7 @@ mod embedding_grad;
 pub mod entropy;
 pub mod gelu;
 pub mod grad_norm;
+pub mod hidden_loss;
 pub mod inverse_norms;
 pub mod lion;
 pub mod log_sum_exp;
@@ -26,6 +29,7 @@ mod pages;
 pub mod pointwise;
 pub mod put_rows;
 pub mod reduce;
+pub mod relation_kl;
 pub mod rope;
 pub mod sample_rows;
 pub mod scale_columns;
@@ -41,6 +45,7 @@ pub use adamw::{Page, adamw};
 pub use adamw_8bit::{Page8Bit, adamw_8bit, dynamic_maps};
 pub use agreement::agreement;
 pub use attention::{Ranges, attention};
+pub use cka::cka;
 pub use columns::columns;
 pub use cross_entropy::{LossInto, cross_entropy};
 pub use dense_kl::{DenseTarget, dense_kl};
@@ -49,6 +54,7 @@ pub use embedding::{Segments, embedding, gather_rows, segments_of};
 pub use entropy::entropy;
 pub use gelu::gelu;
 pub use grad_norm::{BAD_NORM, grad_norm};
+pub use hidden_loss::{hidden_cosine, hidden_mse};
 pub use inverse_norms::inverse_norms;
 pub use lion::lion;
 pub use log_sum_exp::{Chunk, log_sum_exp};
@@ -57,6 +63,7 @@ pub use norm::{layer_norm, rms_norm, rms_norm_1p};
 pub use pointwise::{add, add_in_place, mul, scale, zeros};
 pub use put_rows::{RowsInto, put_rows, put_rows_minus};
 pub use reduce::{add_row_sums, sum_rows, sum_rows_into, weighted_sum};
+pub use relation_kl::relation_kl;
 pub use rope::rope;
 pub use sample_rows::sample_rows;
 pub use scale_columns::scale_columns;
@@ -87,6 +94,8 @@ pub fn shaders() -> Vec<Shader> {
         agreement::SHADER,
         attention::SHADER,
         attention_grad::SHADER,
+        centre::SHADER,
+        cka::SHADER,
         columns::SHADER,
         cross_entropy::SHADER,
         dense_kl::SHADER,
@@ -96,6 +105,7 @@ pub fn shaders() -> Vec<Shader> {
         entropy::SHADER,
         gelu::SHADER,
         grad_norm::SHADER,
+        hidden_loss::SHADER,
         inverse_norms::SHADER,
         lion::SHADER,
         log_sum_exp::SHADER,
@@ -105,6 +115,7 @@ pub fn shaders() -> Vec<Shader> {
         pointwise::SHADER,
         put_rows::SHADER,
         reduce::SHADER,
+        relation_kl::SHADER,
         rope::SHADER,
         sample_rows::SHADER,
         scale_columns::SHADER,

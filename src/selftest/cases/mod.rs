@@ -6,6 +6,7 @@ mod attention;
 mod columns;
 mod embedding;
 mod grad_norm;
+mod hidden;
 mod lora;
 mod losses;
 mod matmul;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Case> {
         columns::cases(),
         embedding::cases(),
         grad_norm::cases(),
+        hidden::cases(),
         lora::cases(),
         losses::cases(),
         matmul::cases(),
