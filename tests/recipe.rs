@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use potstill::data::documents::Split;
 use potstill::data::split::Holdout;
+use potstill::distill::layer_map::LayerMapping;
 use potstill::distill::recipe::*;
 
 const FULL: &str = r#"
@@ -26,6 +27,10 @@ dataset:
 loss_functions:
   - { function: kl, weight: 0.9, temperature: 2, missing_probability_handling: zero }
   - { function: cross_entropy, weight: 1e-1 }
+  - { function: hs_cosine, weight: 2 }
+  - { function: hs_relation, weight: 1, layer_mapping: last, relation_heads: 6 }
+layer_mapping: [[1, 2], [-1, -1]]
+force_hidden_state_projection: true
 frozen_modules: [model.norm]
 frozen_res: [mlp]
 freeze_embeddings: true
@@ -63,6 +68,15 @@ fn parse(text: &str) -> potstill::Result<Recipe> {
     Recipe::parse(text, Path::new("r.yaml"))
 }
 
+fn hidden(
+    weight: f64,
+    kind: HiddenKind,
+    layer_mapping: Option<LayerMapping>,
+    relation_heads: Option<usize>,
+) -> LossFunction {
+    LossFunction { weight, function: Function::Hidden(Hidden { kind, layer_mapping, relation_heads }) }
+}
+
 fn full() -> Recipe {
     Recipe {
         project_name: Some("ship's cat".into()),
@@ -89,7 +103,11 @@ fn full() -> Recipe {
                 function: Function::Kl { temperature: 2.0, missing: MissingProbability::Zero },
             },
             LossFunction { weight: 0.1, function: Function::CrossEntropy },
+            hidden(2.0, HiddenKind::Cosine, None, None),
+            hidden(1.0, HiddenKind::Relation, Some(LayerMapping::Last), Some(6)),
         ],
+        layer_mapping: Some(LayerMapping::Pairs(vec![[1, 2], [-1, -1]])),
+        force_hidden_state_projection: true,
         masks: Masks {
             frozen_modules: vec!["model.norm".into()],
             frozen_res: vec!["mlp".into()],
@@ -189,22 +207,40 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "temperature: 2",
         "temprature: 2",
         "`loss_functions[0].temprature`: expected one of the keys function, weight, temperature, \
-         missing_probability_handling: found an unknown key; did you mean `temperature`?",
+         missing_probability_handling, layer_mapping, relation_heads: found an unknown key; did you mean \
+         `temperature`?",
     ),
     (
         "seed: 7",
         "sed: 7",
         "`sed`: expected one of the keys project_name, output_path, seed, device, sequence_length, model, teacher, \
-         dataset, loss_functions, frozen_modules, frozen_res, unfrozen_parameters, freeze_embeddings, freeze_head, lora, \
-         training_args: found an unknown key; did you mean `seed`?",
+         dataset, loss_functions, layer_mapping, force_hidden_state_projection, frozen_modules, frozen_res, \
+         unfrozen_parameters, freeze_embeddings, freeze_head, lora, training_args: found an unknown key; did you mean \
+         `seed`?",
     ),
     (
         "seed: 7",
-        "layer_mapping: all",
-        "`layer_mapping`: expected one of the keys project_name, output_path, seed, device, sequence_length, model, \
-         teacher, dataset, loss_functions, frozen_modules, frozen_res, unfrozen_parameters, freeze_embeddings, \
-         freeze_head, lora, training_args: found an unknown key; DistillKit reads this key, potstill \
-         does not: remove it",
+        "functionary_packing: true",
+        "`functionary_packing`: expected one of the keys project_name, output_path, seed, device, sequence_length, \
+         model, teacher, dataset, loss_functions, layer_mapping, force_hidden_state_projection, frozen_modules, \
+         frozen_res, unfrozen_parameters, freeze_embeddings, freeze_head, lora, training_args: found an unknown key; \
+         DistillKit reads this key, potstill does not: remove it",
+    ),
+    (
+        "layer_mapping: [[1, 2], [-1, -1]]",
+        "layer_mapping: every",
+        "`layer_mapping`: expected one of all, last, uniform: found the text \"every\"",
+    ),
+    (
+        "layer_mapping: [[1, 2], [-1, -1]]",
+        "layer_mapping: [[1, 2], [3]]",
+        "`layer_mapping[1]`: expected two whole numbers, [student's state, teacher's state]: found [3]",
+    ),
+    ("relation_heads: 6", "relation_heads: 0", "`loss_functions[3].relation_heads`: expected at least 1: found 0"),
+    (
+        "function: hs_cosine",
+        "relation_heads: 2, function: hs_cosine",
+        "`loss_functions[2].relation_heads`: expected no such key for hs_cosine: found one; remove the key",
     ),
     (
         "learning_rate: 5e-4",
@@ -222,14 +258,14 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "function: kl",
         "function: jsd",
-        "`loss_functions[0].function`: expected one of cross_entropy, kl: found \"jsd\"; DistillKit has this \
-         loss, potstill does not",
+        "`loss_functions[0].function`: expected one of cross_entropy, kl, hs_mse, hs_cosine, hs_cka, \
+         hs_relation: found \"jsd\"; DistillKit has this loss, potstill does not",
     ),
     (
         "function: kl",
         "function: crossentropy",
-        "`loss_functions[0].function`: expected one of cross_entropy, kl: found \"crossentropy\"; did you mean \
-         `cross_entropy`?",
+        "`loss_functions[0].function`: expected one of cross_entropy, kl, hs_mse, hs_cosine, hs_cka, \
+         hs_relation: found \"crossentropy\"; did you mean `cross_entropy`?",
     ),
     (
         "missing_probability_handling: zero",

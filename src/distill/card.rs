@@ -127,7 +127,8 @@ fn training(text: &mut String, card: &CardData) {
         ),
     );
     for loss in &recipe.loss_functions {
-        let what = match loss.function {
+        let what = match &loss.function {
+            Function::Hidden(hidden) => hidden.kind.describe().to_string(),
             Function::CrossEntropy => "cross entropy with the text's next token".to_string(),
             Function::Kl { temperature, missing } => {
                 let missing = match missing {

@@ -1,6 +1,7 @@
 //! Finished models side by side: each against the same teacher, exactly, on the same held-out text.
 
 use super::evaluate::Evaluator;
+use super::hidden::HiddenLosses;
 use super::metrics::Evaluation;
 use super::recipe::{Function, LossFunction};
 use super::step::{StepSpec, TEACHER, TeacherInput};
@@ -50,8 +51,9 @@ impl Comparison {
         };
         let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];
         let (batch, context) = (self.batch, self.context);
-        let trained = Trained::default();
-        let spec = StepSpec { student, trained, teacher: input, vocabulary, batch, context, recompute: false, losses };
+        let (trained, teacher, hidden) = (Trained::default(), input, HiddenLosses::default());
+        let recompute = false;
+        let spec = StepSpec { student, trained, teacher, vocabulary, batch, context, recompute, losses, hidden };
         let text = Packer::new(self.corpus.clone(), self.ranges.clone(), context, batch, None)?;
         let mut scratch: Vec<Buffer> = Vec::new();
         let graph = spec.evaluation(device.caps())?;

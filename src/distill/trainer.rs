@@ -125,7 +125,7 @@ impl Trainer {
         for batch in &batches {
             write_training_batch(&self.store, "train", batch)?;
             write_weights(&self.store, "train", batch, weight)?;
-            if let Some(records) = self.records.as_ref().filter(|_| self.store.contains("train.teacher.ids")) {
+            if let Some(records) = self.records.as_ref().filter(|records| records.wanted(&self.store, "train")) {
                 records.read(batch)?.write(&self.store, "train")?;
             }
             self.micro.run()?;

@@ -166,7 +166,7 @@ impl Recipe {
                 ));
             }
         }
-        if self.teacher.is_some() && self.kl().is_none() {
+        if self.teacher.is_some() && !self.loss_functions.iter().any(|loss| loss.function.needs_teacher()) {
             warnings.push("no loss uses the teacher: it only measures the student".to_string());
         }
         if !self.measures() {

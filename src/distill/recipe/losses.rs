@@ -9,11 +9,12 @@ use serde_json::{Map, Value, json};
 
 use super::canonical::name;
 use super::fields::{Fields, Node};
+use super::hidden::{self, Hidden};
 use super::{Names, Recipe};
 use crate::{Error, Result};
 
 /// One term of the loss.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LossFunction {
     /// Its factor, not normalised.
     pub weight: f64,
@@ -22,7 +23,7 @@ pub struct LossFunction {
 }
 
 /// The terms there are.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Function {
     /// `cross_entropy`: the negative log-likelihood of the text's own next token, at temperature 1.
     CrossEntropy,
@@ -33,6 +34,8 @@ pub enum Function {
         /// `missing_probability_handling`.
         missing: MissingProbability,
     },
+    /// `hs_mse`, `hs_cosine`, `hs_cka`, `hs_relation`: a comparison of hidden states or attention relations.
+    Hidden(Hidden),
 }
 
 /// What a sparse teacher's unrecorded probability means. A dense teacher leaves none out.
@@ -61,10 +64,14 @@ struct Named {
 const LOSSES: &[Named] = &[
     Named { name: "cross_entropy", keys: &[], read: |_| Ok(Function::CrossEntropy) },
     Named { name: "kl", keys: &["temperature", "missing_probability_handling"], read: kl },
+    Named { name: "hs_mse", keys: &["layer_mapping"], read: hidden::mse },
+    Named { name: "hs_cosine", keys: &["layer_mapping"], read: hidden::cosine },
+    Named { name: "hs_cka", keys: &["layer_mapping"], read: hidden::cka },
+    Named { name: "hs_relation", keys: &["layer_mapping", "relation_heads"], read: hidden::relation },
 ];
 
 /// Losses of DistillKit that this crate lacks, and keys of its losses that say nothing here.
-const DISTILLKIT_LOSSES: &[&str] = &["jsd", "tvd", "hinge", "logistic_ranking", "hs_cosine", "hs_mse"];
+const DISTILLKIT_LOSSES: &[&str] = &["jsd", "tvd", "hinge", "logistic_ranking"];
 const DISTILLKIT_KEYS: &[&str] = &["sparse_chunk_length", "margin"];
 
 fn kl(fields: &Fields) -> Result<Function> {
@@ -120,6 +127,7 @@ impl Function {
         match self {
             Function::CrossEntropy => "cross_entropy",
             Function::Kl { .. } => "kl",
+            Function::Hidden(hidden) => hidden.kind.name(),
         }
     }
 
@@ -130,14 +138,15 @@ impl Function {
 }
 
 impl LossFunction {
-    pub(super) fn to_json(self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         let mut map = Map::new();
         let mut put = |key: &str, value: Value| map.insert(key.to_string(), value);
         put("function", json!(self.function.name()));
         put("weight", json!(self.weight));
-        match self.function {
+        match &self.function {
             Function::CrossEntropy => {}
-            Function::Kl { temperature, missing } => {
+            Function::Hidden(hidden) => hidden.put_json(&mut map),
+            &Function::Kl { temperature, missing } => {
                 put("temperature", json!(temperature));
                 put("missing_probability_handling", json!(name(MISSING, missing)));
             }
@@ -157,9 +166,7 @@ impl Recipe {
                 let complaint = complaint(format!("[{i}].weight")).expected("a positive number").found(loss.weight);
                 return complaint.help("remove the loss to leave it out").err();
             }
-            let same = |other: &LossFunction| {
-                std::mem::discriminant(&other.function) == std::mem::discriminant(&loss.function)
-            };
+            let same = |other: &LossFunction| other.function.name() == loss.function.name();
             if self.loss_functions[..i].iter().any(same) {
                 let complaint = complaint(format!("[{i}].function")).expected("each loss once").found("it again");
                 return complaint.help("add up the weights").err();
@@ -183,7 +190,7 @@ impl Recipe {
     pub fn kl(&self) -> Option<(f64, f64, MissingProbability)> {
         self.loss_functions.iter().find_map(|loss| match loss.function {
             Function::Kl { temperature, missing } => Some((loss.weight, temperature, missing)),
-            Function::CrossEntropy => None,
+            Function::CrossEntropy | Function::Hidden(_) => None,
         })
     }
 

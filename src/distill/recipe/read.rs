@@ -12,8 +12,6 @@ use crate::{Error, Result};
 
 /// Keys that DistillKit's recipes have and this crate's do not.
 const DISTILLKIT_ROOT: &[&str] = &[
-    "layer_mapping",
-    "force_hidden_state_projection",
     "resize_embeddings_to_multiple_of",
     "use_flash_attention",
     "functionary_packing",
@@ -71,6 +69,8 @@ fn root(node: Node) -> Result<Recipe> {
         "teacher",
         "dataset",
         "loss_functions",
+        "layer_mapping",
+        "force_hidden_state_projection",
         "frozen_modules",
         "frozen_res",
         "unfrozen_parameters",
@@ -96,6 +96,8 @@ fn root(node: Node) -> Result<Recipe> {
         teacher,
         dataset: fields.need("dataset", "the text to train on", |node| dataset(node, seed))?,
         loss_functions,
+        layer_mapping: fields.maybe("layer_mapping", hidden::layer_mapping)?,
+        force_hidden_state_projection: fields.or("force_hidden_state_projection", false, Node::boolean)?,
         masks: students::masks(&fields)?,
         lora: fields.maybe("lora", |node| students::lora(node, seed))?,
         training_args: fields.need("training_args", "the optimisation", training_args)?,
@@ -162,10 +164,17 @@ fn config(node: &Node) -> Result<Config> {
 }
 
 fn teacher(node: &Node) -> Result<Teacher> {
-    let fields = node.clone().fields(&["kind", "path"], &["top_k", "kwargs", "logprob_compressor"])?;
+    let fields = node.clone().fields(&["kind", "path", "head"], &["top_k", "kwargs", "logprob_compressor"])?;
     let kind = fields.need("kind", "`shards` or `live`", Node::text)?;
     match kind.as_str() {
-        "shards" => Ok(Teacher::Shards { path: fields.need("path", "the shard set's folder", path)? }),
+        "shards" => Ok(Teacher::Shards {
+            path: fields.need("path", "the shard set's folder", path)?,
+            head: fields.maybe("head", Node::text)?,
+        }),
+        "live" | "hf" if fields.node("head").is_some() => {
+            let complaint = fields.complaint("head").expected("no such key for a live teacher").found("one");
+            complaint.help("a live teacher has its own head: remove the key").err()
+        }
         "live" | "hf" => Ok(Teacher::Live { path: fields.need("path", "the teacher's folder or hub id", Node::text)? }),
         _ => {
             let complaint = fields.complaint("kind").expected("shards or live").found(format!("the text {kind:?}"));
