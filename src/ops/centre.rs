@@ -84,7 +84,7 @@ impl Twin for Centre {
         let count = F::of(counted().count().max(1) as f64);
         let mut means = vec![F::ZERO; cols];
         counted().for_each(|x| F::axpy(&mut means, F::ONE, x));
-        means.iter_mut().for_each(|m| *m = *m / count);
+        means.iter_mut().for_each(|m| *m /= count);
         let mut squares = vec![F::ZERO; cols];
         for x in counted() {
             squares.iter_mut().zip(x.iter().zip(&means)).for_each(|(s, (&x, &m))| *s += (x - m) * (x - m));
