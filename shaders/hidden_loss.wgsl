@@ -3,7 +3,7 @@
 //   cosine: loss = 1 - cos(h, t) = |h/|h| - t/|t||^2/2   dh = dy * (e - loss * h/|h|) / |h|, e = h/|h| - t/|t|
 // The second form of the cosine does not cancel where h and t nearly agree. A row with |h| or |t| below SMALLEST has no
 // direction: its loss is 1 and its gradient 0.
-// value: one workgroup a row writes loss. gradient: one workgroup a row writes dh. Rows are numbered linearly over x, y.
+// value: one workgroup a row writes loss. gradient: one workgroup a row writes dh. Groups are numbered over x and y.
 
 const LANES: u32 = 128u;
 const COSINE: bool = false;

@@ -1,6 +1,6 @@
 // The divergence of two relations of a batch's rows: with s = a . a' / sqrt(d) between a row and each row it sees,
 // of the student (a) and the teacher (b), loss = mean over heads of KL(softmax(s_b) || softmax(s_a)).
-//   a, b [n, heads * D]   query [n, 2]: first row seen, one past the last   key [n, 2]: first row that sees it, one past
+//   a, b [n, heads * D]   query [n, 2]: first row seen, one past the last   key [n, 2]: the same of rows that see it
 //   kl [n, heads]   lse [n, heads, 2]: the student's and the teacher's log-sum-exp
 // Gradient, with G = dy/heads * (softmax(s_a) - softmax(s_b)) / sqrt(d):  da_i = sum_j G_ij a_j + sum_k G_ki a_k.
 // forward: one workgroup a row and head walks over the rows seen, keeping maxima and sums (online softmax).

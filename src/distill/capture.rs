@@ -28,8 +28,8 @@ use std::sync::Arc;
 pub struct CaptureOptions {
     /// What of each distribution, and how stored. Of hidden states `hidden_size` and the final layer are filled in.
     pub record: Record,
-    /// Temperatures whose log-partition and tail mass are stored; the first must be 1. Sampled records have the one they
-    /// are drawn at. Hidden states serve every temperature: 1 alone is what to give for them.
+    /// Temperatures whose log-partition and tail mass are stored; the first must be 1. Sampled records have the one
+    /// they are drawn at. Hidden states serve every temperature: 1 alone is what to give for them.
     pub temperatures: Vec<f32>,
     /// T: tokens of context at most; the trainer's `sequence_length` must be the same.
     pub sequence_length: usize,

@@ -6,8 +6,8 @@ use crate::models::{DecoderConfig, Taps};
 use crate::shards::{Record, Records};
 use crate::{Error, Result};
 
-/// The record as the shard set's spec says it: of [`Record::Hidden`], width and final state come from the model, and the
-/// states asked for are put in order. Layers that the model does not have are refused, all at once.
+/// The record as the shard set's spec says it: of [`Record::Hidden`], width and final state come from the model, and
+/// the states asked for are put in order. Layers that the model does not have are refused, all at once.
 pub(super) fn complete(record: &Record, config: &DecoderConfig) -> Result<Record> {
     let Record::Hidden { states, layers, .. } = record else { return Ok(record.clone()) };
     let last = config.num_hidden_layers as u32;

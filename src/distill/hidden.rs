@@ -1,5 +1,5 @@
-//! The losses on hidden states of one run: which tensors of both models they compare, their projections, and how they are
-//! recorded into a training graph.
+//! The losses on hidden states of one run: which tensors of both models they compare, their projections, and how they
+//! are recorded into a training graph.
 
 use super::layer_map::{LayerMapping, kept_layers};
 use super::recipe::{Function, Hidden, HiddenKind, LossFunction, Recipe, Student};
@@ -157,7 +157,8 @@ impl HiddenLosses {
         self.taps(1)
     }
 
-    /// The projections' parameters, `projection.S-T.weight` [teacher's width, student's width] for the pair of states S and T.
+    /// The projections' parameters, `projection.S-T.weight` [teacher's width, student's width] for the pair of states S
+    /// and T.
     pub fn projections(&self) -> Vec<ParamSpec> {
         let [student, teacher] = self.widths;
         let spec = |pair: &[usize; 2]| ParamSpec {

@@ -1,20 +1,20 @@
 //! Which of the student's hidden states is compared with which of the teacher's.
 //!
-//! States are numbered as DistillKit does, which is transformers' `hidden_states`: 0 is the embedding's output, i that of
-//! block i (counted from 1), and the number of blocks L the last block's output after the final norm.
+//! States are numbered as DistillKit does, which is transformers' `hidden_states`: 0 is the embedding's output, i that
+//! of block i (counted from 1), and the number of blocks L the last block's output after the final norm.
 
 use std::collections::BTreeSet;
 
 /// `layer_mapping` of a recipe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayerMapping {
-    /// `all`, as DistillKit's: state i with state i, for i from 0 (the embeddings) to the student's layers - 1; its final
-    /// state is left out.
+    /// `all`, as DistillKit's: state i with state i, for i from 0 (the embeddings) to the student's layers - 1; its
+    /// final state is left out.
     All,
     /// `last`: the final state with the final state.
     Last,
-    /// `uniform`: state i of the student, from 1 to its last, with state i L / l of the teacher, rounded (TinyBERT's map,
-    /// arXiv 1909.10351, for any two depths).
+    /// `uniform`: state i of the student, from 1 to its last, with state i L / l of the teacher, rounded (TinyBERT's
+    /// map, arXiv 1909.10351, for any two depths).
     Uniform,
     /// `[[student, teacher], ...]`; a negative number counts from the end, -1 being the final state.
     Pairs(Vec<[i64; 2]>),
@@ -34,8 +34,8 @@ impl LayerMapping {
     }
 }
 
-/// The map of a student that was made of some layers (from 0) of a teacher of `teacher` blocks: each block's output with that
-/// of the block it was, the final state with the final state.
+/// The map of a student that was made of some layers (from 0) of a teacher of `teacher` blocks: each block's output
+/// with that of the block it was, the final state with the final state.
 pub fn kept_layers(layers: &[usize], teacher: usize) -> Vec<[usize; 2]> {
     let last = layers.len().saturating_sub(1);
     let own = |(i, &layer): (usize, &usize)| if i == last { [i + 1, teacher] } else { [i + 1, layer + 1] };

@@ -52,8 +52,8 @@ pub struct Recipe {
     /// Summed by weight. Default: with a teacher `kl` of weight 1 and `cross_entropy` of weight 0.1 (which keeps the
     /// inside of a sparse teacher's tail in shape), else `cross_entropy` of weight 1.
     pub loss_functions: Vec<LossFunction>,
-    /// Which hidden states the losses on them compare, unless a loss says otherwise; default, with `model.layers_of`, each
-    /// kept layer's with its own, else none.
+    /// Which hidden states the losses on them compare, unless a loss says otherwise; default, with `model.layers_of`,
+    /// each kept layer's with its own, else none.
     pub layer_mapping: Option<LayerMapping>,
     /// Learn a projection between states of equal width too; default false.
     pub force_hidden_state_projection: bool,

@@ -117,7 +117,8 @@ pub(super) fn resolve_hidden(recipe: &Recipe, student: &DecoderConfig) -> Result
     HiddenLosses::resolve(recipe, student, &states)
 }
 
-/// Refuses recorded states without a head where a loss wants distributions, and a head where nothing is to be read by it.
+/// Refuses recorded states without a head where a loss wants distributions, and a head where nothing is to be read by
+/// it.
 fn check_head(recipe: &Recipe) -> Result<()> {
     let Some(Teacher::Shards { path, head }) = &recipe.teacher else { return Ok(()) };
     let reader = Reader::open(path)?;

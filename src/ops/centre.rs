@@ -12,8 +12,8 @@ const LANES: usize = 64;
 /// A sum of squares below this is none.
 const LEAST: f64 = 1e-30;
 
-/// Inputs x, weights and, in the gradient, the forward's 1 / norm. Outputs y, (mean, squares) of each column and, in the
-/// forward pass, 1 / norm.
+/// Inputs x, weights and, in the gradient, the forward's 1 / norm. Outputs y, (mean, squares) of each column and, in
+/// the forward pass, 1 / norm.
 #[derive(Debug, Clone, Copy)]
 struct Centre {
     gradient: bool,

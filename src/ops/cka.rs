@@ -24,10 +24,10 @@ struct Cka {
 struct CkaGrad;
 
 /// 1 - |Y^T X|^2 / (|X^T X| |Y^T Y|) with the columns of x `[N, d]` and y `[N, d']` centred over the rows whose weight
-/// (`[N]`) is not 0 and the other rows left out; Frobenius norms. The same value in each of the N rows of the result, so
-/// that rows weighted by `weights` sum to the value times the weights' sum. Widths may differ: no
-/// rotation or scale of either side changes it. 1 with gradient 0 where one side does not vary. Differentiable in x; y is
-/// a constant. The three products are `[d', d]`, `[d, d]` and `[d', d']`.
+/// (`[N]`) is not 0 and the other rows left out; Frobenius norms. The same value in each of the N rows of the result,
+/// so that rows weighted by `weights` sum to the value times the weights' sum. Widths may differ: no rotation or scale
+/// of either side changes it. 1 with gradient 0 where one side does not vary. Differentiable in x; y is a constant. The
+/// three products are `[d', d]`, `[d, d]` and `[d', d']`.
 pub fn cka(g: &mut Graph, x: Tensor, y: Tensor, weights: Tensor) -> Tensor {
     assert!(x.shape.len() == 2 && y.shape.len() == 2 && x.shape[0] == y.shape[0], "cka: {x:?} {y:?}");
     let (x, y) = (centre(g, x, weights), centre(g, y, weights));

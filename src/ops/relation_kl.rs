@@ -22,10 +22,10 @@ struct RelationKl {
 #[derive(Debug, Clone, Copy)]
 struct RelationKlGrad(RelationKl);
 
-/// For each row, `[N]`, the mean over `heads` relation heads of KL(softmax(b b'/sqrt(d_b)) || softmax(a a'/sqrt(d_a))) over
-/// the rows that the row's range names. a `[N, ..]` are the student's vectors and b `[N, ..]` the teacher's: all
-/// channels of a row, cut anew into `heads` equal parts of d_a and d_b channels, so that head counts and widths
-/// may differ. Differentiable in a, which needs `ranges.key`; b is a constant.
+/// For each row, `[N]`, the mean over `heads` relation heads of KL(softmax(b b'/sqrt(d_b)) || softmax(a a'/sqrt(d_a)))
+/// over the rows that the row's range names. a `[N, ..]` are the student's vectors and b `[N, ..]` the teacher's: all
+/// channels of a row, cut anew into `heads` equal parts of d_a and d_b channels, so that head counts and widths may
+/// differ. Differentiable in a, which needs `ranges.key`; b is a constant.
 pub fn relation_kl(g: &mut Graph, a: Tensor, b: Tensor, ranges: Ranges, heads: usize) -> Tensor {
     let (n, channels) = (a.shape[0], [a, b].map(|t| t.shape[1..].iter().product::<usize>()));
     let fits = b.shape[0] == n && heads > 0 && channels.iter().all(|c| *c > 0 && c.is_multiple_of(heads));

@@ -344,8 +344,8 @@ pub(crate) fn check_entries(spec: &SetSpec, shards: &[ShardEntry], place: &Path)
     Ok(())
 }
 
-/// The 64 bytes before a shard's rows: magic, version, kind (0 top-k, 1 sampled, 2 hidden states), stride in words, rows,
-/// first row (u64), set id.
+/// The 64 bytes before a shard's rows: magic, version, kind (0 top-k, 1 sampled, 2 hidden states), stride in words,
+/// rows, first row (u64), set id.
 pub fn shard_header(spec: &SetSpec, index: u64) -> [u8; HEADER_BYTES as usize] {
     let (version, kind) = (spec.record.version(), spec.record.kind());
     let first_row = index.saturating_mul(u64::from(spec.rows_per_shard));

@@ -130,9 +130,9 @@ fn cka_follows_its_formula_and_sees_no_scale_and_no_rotation() {
     };
     let total: f64 = weights.iter().sum();
     let mut expected = vec![vec![0.0; 4]; 9];
-    for j in 0..4 {
-        let mean = (0..6).map(|r| raw(r, j)).sum::<f64>() / 6.0;
-        counted.iter().enumerate().for_each(|(r, &row)| expected[row][j] = total * (raw(r, j) - mean));
+    let means: Vec<f64> = (0..4).map(|j| (0..6).map(|r| raw(r, j)).sum::<f64>() / 6.0).collect();
+    for (r, &row) in counted.iter().enumerate() {
+        expected[row] = means.iter().enumerate().map(|(j, mean)| total * (raw(r, j) - mean)).collect();
     }
     assert_near(&gradient.concat(), &expected.concat(), "its gradient");
 

@@ -88,17 +88,17 @@ fn stored_states_teach_what_the_live_teacher_teaches_up_to_their_rounding() {
         recipe
     };
     let (a, b) = (run(&new("live", &live(dir))), run(&new("stored", &stored)));
-    // Each number of a state is off by at most e = 2^-11 of itself, so t by at most e |t|.
-    // 1 - cos moves by at most the angle, e. The mean square of h - t, m, moves by at most 2 sqrt(m) e |t|/sqrt(d) + (..)^2.
-    // Logits move by at most e |w||t|, here 0.05 sqrt(32) sqrt(32) e = 8e-4; T^2 KL(T = 2) by T times that times the mean
-    // of |log p/q|, which is below 1; CKA by at most 4 e.
+    // Each number of a state is off by at most e = 2^-11 of itself, so t by at most e |t|. 1 - cos moves by at most the
+    // angle, e. The mean square of h - t, m, moves by at most 2 sqrt(m) e |t|/sqrt(d) + (..)^2. Logits move by at most
+    // e |w||t|, here 0.05 sqrt(32) sqrt(32) e = 8e-4; T^2 KL(T = 2) by T times that times the mean of |log p/q|, which
+    // is below 1; CKA by at most 4 e.
     let e = 0.5f64.powi(11);
     for (loss, bound) in [("hs_cosine", e), ("hs_mse", 4.0 * e), ("kl", 2.0 * 1.6 * e), ("hs_cka", 4.0 * e)] {
         let (live, stored) = (values(&a.folder, loss), values(&b.folder, loss));
         assert!((live[0] - stored[0]).abs() <= bound && live[0] > 20.0 * bound, "{loss}: {live:?} {stored:?}");
     }
-    // Gradients: that of 1 - cos is (t/|t| - cos h/|h|)/|h|, off by e against a length of sin, near 1 here; that of the KL is
-    // q - p, off by 2 * 8e-4 p. All in all below one hundredth of the way that the weights have gone.
+    // Gradients: that of 1 - cos is (t/|t| - cos h/|h|)/|h|, off by e against a length of sin, near 1 here; that of the
+    // KL is q - p, off by 2 * 8e-4 p. All in all below one hundredth of the way that the weights have gone.
     let weights = |folder: &Path| tensors(&folder.join("model.safetensors"));
     let start = {
         let mut recipe = new("start", &stored);

@@ -9,8 +9,8 @@ use std::ops::ControlFlow::{Break, Continue};
 fn every_hidden_loss_falls_when_it_is_trained() {
     let dir = beginning();
     let dir = dir.path();
-    // Random students: of the teacher's width and half its depth, or of another width with 4 heads of 6 and 2 of 6 against
-    // the teacher's 4 of 8 and 2 of 8.
+    // Random students: of the teacher's width and half its depth, or of another width with 4 heads of 6 and 2 of 6
+    // against the teacher's 4 of 8 and 2 of 8.
     let states = "layer_mapping: uniform,";
     let block = "layer_mapping: [[2, 3]],";
     for (loss, student, map, rate) in [

@@ -14,7 +14,8 @@ pub struct Hidden {
     pub kind: HiddenKind,
     /// Its own map; default the recipe's.
     pub layer_mapping: Option<LayerMapping>,
-    /// `hs_relation`: the heads that both sides' vectors are cut into; default the most that fit, up to the student's heads.
+    /// `hs_relation`: the heads that both sides' vectors are cut into; default the most that fit, up to the student's
+    /// heads.
     pub relation_heads: Option<usize>,
 }
 
