@@ -1,5 +1,6 @@
 //! Whole runs with hidden losses.
 
+use super::common::gpu_names;
 use super::{Student, beginning, live, plan, run, tensors, values};
 use potstill::distill::{Event, distill};
 use serde_json::json;
@@ -135,4 +136,30 @@ fn a_student_of_another_family_learns_from_a_llama() {
     let names: Vec<String> =
         tensors(&outcome.folder.join("projections.safetensors")).into_iter().map(|(name, ..)| name).collect();
     assert_eq!(names, ["projection.1-1.weight", "projection.2-3.weight", "projection.3-4.weight"]);
+}
+
+#[test]
+fn every_gpu_computes_the_hidden_losses_of_the_cpu() {
+    let dir = beginning();
+    let dir = dir.path();
+    let names = ["kl", "hs_cosine", "hs_mse", "hs_cka", "hs_relation"];
+    let losses = names.map(|loss| format!("{{ function: {loss}, weight: 1 }}")).join(", ");
+    let on = |name: &str, device: &str| {
+        let more = "layer_mapping: [[1, 2], [2, 4]],";
+        let mut recipe = plan(dir, name, Student::Random(24, 2), &live(dir), &losses, more);
+        recipe.device = device.to_owned();
+        run(&recipe).folder
+    };
+    let cpu = on("cpu", "cpu");
+    for (i, gpu) in gpu_names().into_iter().enumerate() {
+        let folder = on(&format!("gpu-{i}"), &format!("gpu:{gpu}"));
+        for loss in names {
+            let (expected, found) = (values(&cpu, loss), values(&folder, loss));
+            // Sums in another order: some hundred roundings at first, which six steps of AdamW may multiply.
+            for (step, (e, f)) in expected.iter().zip(&found).enumerate() {
+                let allowed = if step == 0 { 1e-4 } else { 1e-2 };
+                assert!((e - f).abs() <= allowed * e.abs(), "{loss} at step {step} on {gpu}: {f}, not {e}");
+            }
+        }
+    }
 }
