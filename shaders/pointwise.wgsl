@@ -1,5 +1,6 @@
 // y = f(a, b), element by element.
 //   ADD: a + b      ADD_IN_PLACE: y += a      MUL: a * b      SCALE: factor * a      ZEROS: 0
+//   SCALE_BY, SCALE_BY_SQUARE, SCALE_BY_INVERSE: a * s, a * s^2, a / s of the scalar s = b[0]
 // One invocation handles one element; groups are numbered linearly over x and y.
 
 const KIND: u32 = 0u;
@@ -8,6 +9,9 @@ const ADD_IN_PLACE: u32 = 1u;
 const MUL: u32 = 2u;
 const SCALE: u32 = 3u;
 const ZEROS: u32 = 4u;
+const SCALE_BY: u32 = 5u;
+const SCALE_BY_SQUARE: u32 = 6u;
+const SCALE_BY_INVERSE: u32 = 7u;
 
 struct Params {
     count: u32,
@@ -65,6 +69,12 @@ fn binary(
     }
     if KIND == MUL {
         y[i] = a[i] * b[i];
+    } else if KIND == SCALE_BY {
+        y[i] = a[i] * b[0];
+    } else if KIND == SCALE_BY_SQUARE {
+        y[i] = a[i] * (b[0] * b[0]);
+    } else if KIND == SCALE_BY_INVERSE {
+        y[i] = a[i] / b[0];
     } else {
         y[i] = a[i] + b[i];
     }

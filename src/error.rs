@@ -12,6 +12,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// Something a user gave (a file, a field, an argument) is not what it has to be.
     Input(Box<Complaint>),
+    /// More than one thing is wrong, and all of them are known: see [`Error::all`].
+    Several(Vec<Error>),
     /// The operating system refused to read or write.
     Io {
         /// What was tried: "read", "create", "rename".
@@ -122,9 +124,29 @@ impl Error {
         Error::Internal(what.into())
     }
 
+    /// All of `errors` as one: `Ok` if there is none, a single one as it is, else a numbered list.
+    pub fn all(errors: Vec<Error>) -> Result<()> {
+        let mut flat = Vec::new();
+        for error in errors {
+            match error {
+                Error::Several(inner) => flat.extend(inner),
+                other => flat.push(other),
+            }
+        }
+        match flat.len() {
+            0 => Ok(()),
+            1 => flat.pop().map_or(Ok(()), Err),
+            _ => Err(Error::Several(flat)),
+        }
+    }
+
     /// The same message, said of something inside `place`.
     pub fn inside(self, place: impl fmt::Display) -> Error {
         match self {
+            Error::Several(errors) => {
+                let place = place.to_string();
+                Error::Several(errors.into_iter().map(|error| error.inside(&place)).collect())
+            }
             Error::Input(mut complaint) => {
                 complaint.place = format!("{place}: {}", complaint.place);
                 Error::Input(complaint)
@@ -148,6 +170,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Input(c) => c.fmt(f),
+            Error::Several(errors) => {
+                write!(f, "{} problems:", errors.len())?;
+                (1..).zip(errors).try_for_each(|(number, error)| write!(f, "\n  {number}. {error}"))
+            }
             Error::Io { action, path, source } => {
                 write!(f, "cannot {action} {}: {source}", path.display())?;
                 match remedy(source.kind()) {
@@ -215,6 +241,19 @@ mod tests {
             .help("fix it")
             .error();
         assert_eq!(error.to_string(), "model/config.json: `rope_theta`: expected a number: found \"x\"; fix it");
+    }
+
+    #[test]
+    fn several_problems_are_one_numbered_list() {
+        let problem = |field: &str| Error::at("r.yaml").field(field).expected("a number").found("none").error();
+        assert!(Error::all(Vec::new()).is_ok());
+        let one = Error::all(vec![problem("a")]).unwrap_err().to_string();
+        assert_eq!(one, "r.yaml: a: expected a number: found none");
+        let two = Error::all(vec![problem("a"), problem("b")]).unwrap_err();
+        let three = Error::all(vec![two, problem("c")]).unwrap_err().to_string();
+        let lines = ["a", "b", "c"].map(|field| format!(". r.yaml: {field}: expected a number: found none"));
+        let [a, b, c] = lines;
+        assert_eq!(three, format!("3 problems:\n  1{a}\n  2{b}\n  3{c}"));
     }
 
     #[test]

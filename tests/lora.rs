@@ -10,7 +10,7 @@ use potstill::device::Device;
 use potstill::distill::Recipe;
 use potstill::distill::batch::{write_training_batch, write_weights};
 use potstill::distill::hidden::HiddenLosses;
-use potstill::distill::recipe::{Function, LossFunction};
+use potstill::distill::recipe::LossFunction;
 use potstill::distill::step::{StepSpec, TeacherInput, provide};
 use potstill::distill::student::Origin;
 use potstill::distill::trained::Trained;
@@ -97,7 +97,7 @@ fn check(device: &Device, name: &str, lora: &str, recompute: bool) {
         store.write(&p.name, &adapter.tensors.read_f32(&Adapter::stored(&p.name)).unwrap()).unwrap();
     }
     Optimiser::new(Settings::adamw(0.9, 0.95, 1e-8, 0.0, 1.0), &mut store, &groups).unwrap();
-    let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];
+    let losses = vec![LossFunction::cross_entropy(1.0)];
     let (student, teacher, vocabulary) = (decoder.clone(), TeacherInput::None, decoder.config.vocab_size);
     let (copy, hidden) = (trained.clone(), HiddenLosses::default());
     let spec =

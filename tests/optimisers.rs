@@ -158,9 +158,7 @@ fn adamw_in_8_bits_stays_within_the_error_that_its_maps_allow() {
         let (mut em, mut ev) = (0.0, 0.0);
         let (mut largest_m, mut largest_v) = (0.0, 0.0);
         for t in 1..=STEPS {
-            // Of like size, so that no second moment is small beside its block's largest.
-            let gradient =
-                |i: f64| (0.75 + 0.25 * (t as f64 + i).sin()) * if (i as u64).is_multiple_of(2) { 1.0 } else { -1.0 };
+            let gradient = |i: f64| like_sized(t, i);
             toy.step(t, [&gradient, &gradient]);
             em = beta1 * (em + QUANTUM[0] * (largest_m + em));
             ev = beta2 * (ev + QUANTUM[1] * (largest_v + ev));
@@ -190,13 +188,18 @@ fn adamw_in_8_bits_stays_within_the_error_that_its_maps_allow() {
         // Where nothing is quantised: exactly AdamW.
         let mut plain = Toy::new(&device, Settings { max_grad_norm: 0.0, ..settings(rule32(rule)) }, [n, 3]);
         for t in 1..=STEPS {
-            let gradient =
-                |i: f64| (0.75 + 0.25 * (t as f64 + i).sin()) * if (i as u64).is_multiple_of(2) { 1.0 } else { -1.0 };
+            let gradient = |i: f64| like_sized(t, i);
             plain.step(t, [&gradient, &gradient]);
         }
         assert_eq!(toy.read("b"), plain.read("b"));
         assert_near(&plain.read("a"), &exact.iter().map(|e| e.x).collect::<Vec<_>>(), 2e-6, "AdamW");
     }
+}
+
+/// Gradients of like size and of either sign, so that no second moment is small beside its block's largest.
+fn like_sized(t: u64, i: f64) -> f64 {
+    let sign = if (i as u64).is_multiple_of(2) { 1.0 } else { -1.0 };
+    sign * (0.75 + 0.25 * (t as f64 + i).sin())
 }
 
 fn rule32(rule: Rule) -> Rule {

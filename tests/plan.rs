@@ -6,7 +6,7 @@ mod common;
 use common::golden;
 use potstill::device::Caps;
 use potstill::distill::hidden::HiddenLosses;
-use potstill::distill::recipe::{Function, LossFunction};
+use potstill::distill::recipe::LossFunction;
 use potstill::distill::step::{StepSpec, TeacherInput};
 use potstill::distill::trained::Trained;
 use potstill::formats::read_json;
@@ -18,7 +18,7 @@ fn plan(context: usize, recompute: bool) -> Plan {
     let config = read_json(&golden("gqa_untied/config.json")).unwrap();
     let student = models::from_config(&golden("gqa_untied"), &config).unwrap();
     let vocabulary = student.config.vocab_size;
-    let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];
+    let losses = vec![LossFunction::cross_entropy(1.0)];
     let (trained, teacher, hidden) = (Trained::default(), TeacherInput::None, HiddenLosses::default());
     let spec = StepSpec { student, trained, teacher, vocabulary, batch: 1, context, recompute, losses, hidden };
     Plan::new(&spec.training(&Caps::webgpu()).unwrap()).unwrap()

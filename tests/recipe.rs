@@ -74,7 +74,8 @@ fn hidden(
     layer_mapping: Option<LayerMapping>,
     relation_heads: Option<usize>,
 ) -> LossFunction {
-    LossFunction { weight, function: Function::Hidden(Hidden { kind, layer_mapping, relation_heads }) }
+    let function = Function::Hidden(Hidden { kind, layer_mapping, relation_heads });
+    LossFunction { weight: weight.into(), function }
 }
 
 fn full() -> Recipe {
@@ -99,10 +100,14 @@ fn full() -> Recipe {
         },
         loss_functions: vec![
             LossFunction {
-                weight: 0.9,
-                function: Function::Kl { temperature: 2.0, missing: MissingProbability::Zero },
+                weight: 0.9.into(),
+                function: Function::Divergence {
+                    divergence: Divergence::Kl,
+                    temperature: 2.0.into(),
+                    missing: MissingProbability::Zero,
+                },
             },
-            LossFunction { weight: 0.1, function: Function::CrossEntropy },
+            LossFunction::cross_entropy(0.1),
             hidden(2.0, HiddenKind::Cosine, None, None),
             hidden(1.0, HiddenKind::Relation, Some(LayerMapping::Last), Some(6)),
         ],
@@ -157,15 +162,14 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!(recipe.model, Student::Pretrained("student".into()));
     assert_eq!(recipe.dataset.train, [PathBuf::from("a.txt")]);
     assert_eq!((recipe.dataset.split, recipe.dataset.holdout), (Split::File, Holdout::Nothing));
-    assert_eq!(recipe.loss_functions, [LossFunction { weight: 1.0, function: Function::CrossEntropy }]);
+    assert_eq!(recipe.loss_functions, [LossFunction::cross_entropy(1.0)]);
     let args = &recipe.training_args;
     assert_eq!((args.per_device_train_batch_size, args.gradient_accumulation_steps), (8, 1));
     assert_eq!((args.learning_rate, args.max_grad_norm, args.warmup), (5e-5, 1.0, Warmup::Steps(0)));
     assert_eq!((args.length, args.save_dtype), (Length::Steps(10), SaveDtype::Float32));
 
     let taught = parse(&format!("{LEAST}teacher: {{ kind: shards, path: s }}\n")).unwrap();
-    assert_eq!(taught.kl(), Some((1.0, 1.0, MissingProbability::Ghost)));
-    assert_eq!(taught.cross_entropy_weight(), 0.1);
+    assert_eq!(taught.loss_functions, [LossFunction::kl(1.0), LossFunction::cross_entropy(0.1)]);
 }
 
 #[test]
@@ -206,9 +210,9 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "temperature: 2",
         "temprature: 2",
-        "`loss_functions[0].temprature`: expected one of the keys function, weight, temperature, \
-         missing_probability_handling, layer_mapping, relation_heads: found an unknown key; did you mean \
-         `temperature`?",
+        "`loss_functions[0].temprature`: expected one of the keys function, weight, label_smoothing, z_loss, \
+         temperature, missing_probability_handling, beta, scaled, alpha, mu, t, margin, layer_mapping, relation_heads: found an unknown key; did you \
+         mean `temperature`?",
     ),
     (
         "seed: 7",
@@ -257,21 +261,50 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("shuffle: false", "shuffle: no", "`dataset.shuffle`: expected true or false: found the text \"no\""),
     (
         "function: kl",
-        "function: jsd",
-        "`loss_functions[0].function`: expected one of cross_entropy, kl, hs_mse, hs_cosine, hs_cka, \
-         hs_relation: found \"jsd\"; DistillKit has this loss, potstill does not",
+        "function: revers_kl",
+        "`loss_functions[0].function`: expected one of cross_entropy, kl, reverse_kl, jeffreys, jsd, skew_kl, \
+         skew_reverse_kl, tvd, adaptive_kl, alpha_beta, taid, logit_mse, hinge, logistic_ranking, hs_mse, hs_cosine, hs_cka, hs_relation: found \"revers_kl\"; \
+         did you mean `reverse_kl`?",
+    ),
+    (
+        "function: cross_entropy",
+        "function: cross_entropy, temperature: 2",
+        "`loss_functions[1].temperature`: expected no such key for cross_entropy: found one; cross_entropy is \
+         always at temperature 1: remove the key",
     ),
     (
         "function: kl",
-        "function: crossentropy",
-        "`loss_functions[0].function`: expected one of cross_entropy, kl, hs_mse, hs_cosine, hs_cka, \
-         hs_relation: found \"crossentropy\"; did you mean `cross_entropy`?",
+        "function: kl, mu: 0.5",
+        "`loss_functions[0].mu`: expected no such key for kl: found one; remove the key",
+    ),
+    (
+        "function: kl, weight: 0.9",
+        "function: jsd, beta: 0, weight: 0.9",
+        "`loss_functions[0].beta`: expected a number between 0 and 1: found 0; beta 0 is nothing without a scale: use \
+         `kl` for it and `reverse_kl` for 1, or add `scaled: true`",
+    ),
+    (
+        "weight: 0.9",
+        "weight: { schedule: linear, from: 1, too: 0 }",
+        "`loss_functions[0].weight.too`: expected one of the keys schedule, from, to, steps: found an unknown key; did \
+         you mean `to`?",
+    ),
+    (
+        "weight: 0.9",
+        "weight: [[5, 1], [5, 0]]",
+        "`loss_functions[0].weight`: expected steps that rise: found [[5,1],[5,0]]",
+    ),
+    (
+        "weight: 0.9",
+        "weight: much",
+        "`loss_functions[0].weight`: expected a number, {schedule, from, to, steps} or [[step, value], ...]: found the \
+         text \"much\"",
     ),
     (
         "missing_probability_handling: zero",
-        "missing_probability_handling: uniform",
-        "`loss_functions[0].missing_probability_handling`: expected one of symmetric_uniform, zero: found the text \
-         \"uniform\"",
+        "missing_probability_handling: uniforme",
+        "`loss_functions[0].missing_probability_handling`: expected one of symmetric_uniform, ghost, zero, uniform, \
+         both_renormalised: found the text \"uniforme\"; did you mean `uniform`?",
     ),
     (
         "lr_scheduler_type: cosine",
@@ -291,12 +324,6 @@ const REFUSED: &[(&str, &str, &str)] = &[
          of them",
     ),
     (
-        "teacher: { kind: hf, path: teachers/smol }",
-        "",
-        "`loss_functions[0].function`: expected a `teacher` for kl: found none; add a teacher, or train on text with \
-         cross_entropy alone",
-    ),
-    (
         "kind: hf",
         "kind: dataset",
         "`teacher.kind`: expected shards or live: found the text \"dataset\"; record a teacher with `potstill \
@@ -306,16 +333,6 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "weight: 0.9",
         "weight: -0.9",
         "`loss_functions[0].weight`: expected a positive number: found -0.9; remove the loss to leave it out",
-    ),
-    (
-        "function: cross_entropy",
-        "function: kl",
-        "`loss_functions[1].function`: expected each loss once: found it again; add up the weights",
-    ),
-    (
-        "holdout: { documents: 0.05 }",
-        "",
-        "`training_args.eval_steps`: expected `dataset.eval` or `dataset.holdout` to measure on: found neither",
     ),
     (
         "{ documents: 0.05 }",
@@ -348,12 +365,98 @@ const REFUSED: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
+fn every_loss_without_its_teacher_is_named() {
+    let text = FULL.replacen("teacher: { kind: hf, path: teachers/smol }", "", 1);
+    let problem = |number: usize, loss: usize, name: &str| {
+        format!(
+            "\n  {number}. r.yaml: `loss_functions[{loss}].function`: expected a `teacher` for {name}: found none; add a \
+             teacher, or train on text with cross_entropy alone"
+        )
+    };
+    let problems = [problem(1, 0, "kl"), problem(2, 2, "hs_cosine"), problem(3, 3, "hs_relation")].concat();
+    assert_eq!(parse(&text).unwrap_err().to_string(), format!("3 problems:{problems}"));
+}
+
+#[test]
 fn what_is_wrong_is_refused_by_name() {
     for (old, new, message) in REFUSED {
         assert!(FULL.contains(old), "{old}");
         let error = parse(&FULL.replacen(old, new, 1)).expect_err(message).to_string();
         assert_eq!(error, format!("r.yaml: {message}"));
     }
+}
+
+#[test]
+fn every_problem_is_named_at_once() {
+    let losses = "loss_functions:\n  - { function: reverse_kl, weight: 1, missing_probability_handling: zero }\n  \
+                  - { function: logit_mse, weight: 0 }\n  \
+                  - { function: kl, weight: 1, temperature: [[0, 2], [9, 1]] }\n";
+    let shards = "teacher: { kind: shards, path: s }\n";
+    let error = parse(&format!("{LEAST}{shards}{losses}device: tpu\n")).unwrap_err().to_string();
+    let lines: Vec<&str> = error.lines().collect();
+    assert_eq!(lines[0], "5 problems:", "{error}");
+    let expected = [
+        "  1. r.yaml: `device`: expected auto, cpu, gpu or gpu:PART-OF-ITS-NAME: found tpu",
+        "  2. r.yaml: `loss_functions[0].missing_probability_handling`: expected another than zero for reverse_kl: found \
+         zero; the student's probability of a token that has none would cost infinitely much: use symmetric_uniform",
+        "  3. r.yaml: `loss_functions[1].weight`: expected a positive number: found 0; remove the loss to leave it out",
+        "  4. r.yaml: `loss_functions[1].function`: expected a live teacher for logit_mse: found shards, which hold no \
+         logits; use `teacher: { kind: live, ... }`, or another loss: kl",
+        "  5. r.yaml: `loss_functions[2].temperature`: expected one number for a teacher of shards: found 2 at 0, 1 at 9; \
+         records hold the temperatures they were captured with and no other",
+    ];
+    for (line, expected) in lines[1..].iter().zip(expected) {
+        assert_eq!(*line, expected);
+    }
+    // So are values of a wrong type, each of its own part, and every unknown key.
+    let wrong = LEAST.replace("sequence_length: 64", "sequence_length: long, seed: -1").replace(", seed", "\nseed");
+    let error = parse(&wrong.replace("max_steps: 10", "max_stepz: 10, epocs: 1")).unwrap_err().to_string();
+    for part in ["4 problems:", "`seed`", "`sequence_length`", "`training_args.max_stepz`", "`training_args.epocs`"] {
+        assert!(error.contains(part), "{error}");
+    }
+    // Without a holdout neither key has a meaning.
+    let error = parse(&FULL.replacen("holdout: { documents: 0.05 }", "", 1)).unwrap_err().to_string();
+    assert!(error.starts_with("2 problems:") && error.contains("`training_args.eval_samples`"), "{error}");
+    let ranked = "loss_functions: [{ function: hinge, margin: 0.1, weight: 1 }]\n";
+    let error = parse(&format!("{LEAST}teacher: {{ kind: live, path: t }}\n{ranked}")).unwrap_err().to_string();
+    assert!(error.contains("recorded tokens to rank for hinge: found a live teacher"), "{error}");
+}
+
+#[test]
+fn every_loss_is_read_and_written() {
+    let losses = "
+  - { function: cross_entropy, weight: 0.1, label_smoothing: 0.1, z_loss: 1e-4 }
+  - { function: kl, weight: { schedule: cosine, from: 1, to: 0, steps: 50 }, missing_probability_handling: ghost }
+  - { function: kl, weight: { schedule: constant, from: 0.5 }, temperature: 2 }
+  - { function: reverse_kl, weight: [[0, 1], [10, 0.5]], missing_probability_handling: uniform }
+  - { function: jeffreys, weight: 1, missing_probability_handling: both_renormalised }
+  - { function: jsd, weight: 1, beta: { schedule: linear, from: 0, to: 1 }, scaled: true }
+  - { function: skew_kl, weight: 1 }
+  - { function: skew_reverse_kl, weight: 1, alpha: 0.2 }
+  - { function: tvd, weight: 1, missing_probability_handling: zero }
+  - { function: adaptive_kl, weight: 1, mu: 0.4 }
+  - { function: alpha_beta, weight: 1 }
+  - { function: taid, weight: 1 }
+  - { function: hinge, weight: 1, margin: 0.05 }
+  - { function: logistic_ranking, weight: 1 }
+";
+    let recipe = parse(&format!("{LEAST}teacher: {{ kind: shards, path: s }}\nloss_functions:{losses}")).unwrap();
+    let names = loss_names(&recipe.loss_functions);
+    assert_eq!(&names[..3], ["cross_entropy", "kl", "kl_2"]);
+    assert_eq!(recipe.loss_functions[2].weight, Scheduled::Constant(0.5));
+    let of = |i: usize| match &recipe.loss_functions[i].function {
+        Function::Divergence { divergence, missing, .. } => (divergence.clone(), *missing),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(of(1), (Divergence::Kl, MissingProbability::Ghost));
+    assert_eq!(of(3), (Divergence::ReverseKl, MissingProbability::Uniform));
+    assert_eq!(of(6), (Divergence::SkewKl { alpha: 0.1.into() }, MissingProbability::Ghost));
+    assert_eq!(of(10), (Divergence::AlphaBeta { alpha: 0.2.into(), beta: 0.7.into() }, MissingProbability::Ghost));
+    let rising = Scheduled::Ramp { shape: Ramp::Linear, from: 0.4, to: 1.0, steps: None };
+    assert_eq!(of(11), (Divergence::Taid { t: rising }, MissingProbability::Ghost));
+    assert_eq!(record_temperatures(&recipe.loss_functions), [1.0, 2.0]);
+    assert_eq!(parse(&recipe.to_yaml().unwrap()).unwrap(), recipe);
+    assert_eq!(recipe.canonical()["loss_functions[1].weight.schedule"], "\"cosine\"");
 }
 
 #[test]

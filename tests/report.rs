@@ -36,6 +36,7 @@ fn data() -> ReportData {
                 epoch: step as f64 / 160.0,
                 loss: kl + 0.1 * cross_entropy,
                 losses,
+                scheduled: BTreeMap::new(),
                 learning_rate: 5e-4 * rate,
                 grad_norm: 0.9 + 4.0 * fade + 0.6 * noise().abs(),
                 tokens: 510 * step,

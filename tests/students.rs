@@ -49,6 +49,9 @@ fn masks_leave_what_they_name() {
         trains(mask, false),
         left(&|n| !n.contains("mlp.up") && !n.contains("mlp.down") && n != "model.norm.weight")
     );
+    // A tied head is the embedding, as in torch.
+    let mask = "frozen_modules: [lm_head]";
+    assert_eq!(trains(mask, true), left(&|n| !n.contains("embed") && n != "lm_head.weight"));
     let mask = "freeze_embeddings: true, freeze_head: true";
     assert_eq!(trains(mask, false), left(&|n| !n.contains("embed") && n != "lm_head.weight"));
     assert_eq!(trains(mask, true), left(&|n| !n.contains("embed") && n != "lm_head.weight"));
@@ -249,7 +252,7 @@ fn the_average_is_measured_and_saved() {
     let recipe = run(dir.path(), "out", ["", "optim: sgd, ema_decay: 0.5"]);
     let outcome = distill(&recipe, false, &mut |_| Continue(())).unwrap();
     let saved = weights(&recipe.output_path);
-    // The steps' weights from the checkpoints after each second step do not give the average, but the last one holds it.
+    // The last checkpoint holds both the weights and their average.
     let checkpoint = potstill::distill::checkpoint::latest(&recipe.output_path.join("checkpoints")).unwrap().unwrap();
     for (name, values) in &saved {
         assert_eq!(&checkpoint.read(&format!("ema:{name}")).unwrap(), values, "{name}");

@@ -2,7 +2,7 @@
 
 use super::rates::layer_of;
 use super::recipe::{LoraArgs, Targets};
-use super::trained::{HEAD, Pattern, Trained, is_embedding, is_inside, key, matching, unknown_module};
+use super::trained::{HEAD, Pattern, Trained, is_embedding, is_inside, key, matching, token_table, unknown_module};
 use crate::formats::{Adapter, AdapterConfig, Dtype, TensorSpec, write_adapter};
 use crate::graph::Store;
 use crate::models::Decoder;
@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The adapters a recipe asks for on `decoder`, and the names of the parameters that are trained whole beside them. What
-/// of the model does not fit a key of `lora` joins `problems`.
+/// The adapters a recipe asks for on `decoder`, and the names of the parameters that are trained whole beside them.
+/// What of the model does not fit a key of `lora` joins `problems`.
 pub(super) fn resolve(args: &LoraArgs, decoder: &Decoder, problems: &mut Vec<Error>) -> (Lora, BTreeSet<String>) {
     let params = decoder.parameters();
     let names: Vec<String> = params.iter().map(|p| p.name.clone()).collect();
@@ -98,7 +98,7 @@ fn saved_whole(args: &LoraArgs, decoder: &Decoder, names: &[String], problems: &
     let mut saved = BTreeSet::new();
     for wanted in &args.modules_to_save {
         let found: Vec<&String> = names.iter().filter(|name| is_named(&module(name), wanted)).collect();
-        let shared = found.iter().any(|name| is_embedding(name)) || is_named(&module(HEAD), wanted);
+        let shared = [token_table(decoder), HEAD.to_owned()].iter().any(|name| is_named(&module(name), wanted));
         if decoder.config.tie_word_embeddings && shared {
             let complaint = key("lora.modules_to_save").expected("modules whose weights are not shared");
             let complaint = complaint.found(format!("`{wanted}`, which in this model is embedding and head at once"));

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::distill::metrics::Evaluation;
-use crate::distill::recipe::{Function, Length, MissingProbability, Recipe, SchedulerType};
+use crate::distill::recipe::{Length, Recipe, SchedulerType};
 
 /// Everything on the card.
 #[derive(Clone, Debug)]
@@ -127,18 +127,7 @@ fn training(text: &mut String, card: &CardData) {
         ),
     );
     for loss in &recipe.loss_functions {
-        let what = match &loss.function {
-            Function::Hidden(hidden) => hidden.kind.describe().to_string(),
-            Function::CrossEntropy => "cross entropy with the text's next token".to_string(),
-            Function::Kl { temperature, missing } => {
-                let missing = match missing {
-                    MissingProbability::Ghost => "unrecorded probability as one outcome more",
-                    MissingProbability::Zero => "recorded probabilities scaled up to 1",
-                };
-                format!("KL(teacher || student) at temperature {temperature}, {missing}")
-            }
-        };
-        line(text, format_args!("- {} x {what}", loss.weight));
+        line(text, format_args!("- {} x {}", loss.weight, loss.function.describe()));
     }
     let scheduler = match args.lr_scheduler_type {
         SchedulerType::Constant => "constant",

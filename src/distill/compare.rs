@@ -3,7 +3,7 @@
 use super::evaluate::Evaluator;
 use super::hidden::HiddenLosses;
 use super::metrics::Evaluation;
-use super::recipe::{Function, LossFunction};
+use super::recipe::LossFunction;
 use super::step::{StepSpec, TEACHER, TeacherInput};
 use super::trained::Trained;
 use crate::data::packing::Packer;
@@ -49,7 +49,7 @@ impl Comparison {
                 (student, TeacherInput::Live(Box::new(theirs)))
             }
         };
-        let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];
+        let losses = vec![LossFunction::cross_entropy(1.0)];
         let (batch, context) = (self.batch, self.context);
         let (trained, teacher, hidden) = (Trained::default(), input, HiddenLosses::default());
         let recompute = false;

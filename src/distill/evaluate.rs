@@ -41,12 +41,12 @@ impl Evaluator {
             let batch = self.packer.next_batch(&mut cursor)?;
             write_batch(store, "eval", &batch)?;
             write_weights(store, "eval", &batch, 1.0)?;
-            let rows = match records.filter(|records| records.wanted(store, "eval")) {
+            let rows = match records.filter(|records| records.wanted(store, "eval.teacher")) {
                 Some(records) => Some(records.read(&batch)?),
                 None => None,
             };
             if let Some(rows) = &rows {
-                rows.write(store, "eval")?;
+                rows.write(store, "eval.teacher")?;
             }
             self.runner.run()?;
             if let Some(rows) = rows.filter(|_| self.runner.plan().outputs.contains_key(BEST)) {

@@ -41,8 +41,12 @@ pub struct Train {
     pub epoch: f64,
     /// The weighted sum of `losses`, averaged over the steps since the line before.
     pub loss: f64,
-    /// Each loss function unweighted, by its name in the recipe, averaged likewise.
+    /// Each loss function unweighted, by its name in the recipe (from the second of a name on `NAME_2`), averaged
+    /// likewise.
     pub losses: BTreeMap<String, f64>,
+    /// What of the losses changes over the run, by loss and key like `kl.weight`, at this step.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub scheduled: BTreeMap<String, f64>,
     /// Of this step.
     pub learning_rate: f64,
     /// The global gradient norm of this step before clipping.

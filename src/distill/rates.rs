@@ -7,9 +7,8 @@ use crate::nn::ParamSpec;
 use std::collections::BTreeMap;
 
 /// The factor of the learning rate of each of `params` where it is not 1: `layerwise_lr_decay` to the power of how far
-/// below the head a parameter is (final norm and head 0, block l of L: L - l, embeddings L + 1), times that of the first
-/// of `lr_multipliers` that matches anywhere in its name.
-/// A pattern that matches nothing joins `problems`.
+/// below the head a parameter is (final norm and head 0, block l of L: L - l, embeddings L + 1), times that of the
+/// first of `lr_multipliers` that matches anywhere in its name. A pattern that matches nothing joins `problems`.
 pub(super) fn resolve(
     args: &TrainingArgs,
     params: &[ParamSpec],

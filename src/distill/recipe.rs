@@ -12,14 +12,18 @@ mod canonical;
 mod check;
 pub(super) mod fields;
 mod hidden;
+mod loss_checks;
+mod loss_keys;
 mod losses;
 mod optimiser;
 pub(super) mod read;
+mod scheduled;
 mod students;
 
 pub use hidden::{Hidden, HiddenKind};
-pub use losses::{Function, LossFunction, MissingProbability};
+pub use losses::{Divergence, Function, LossFunction, MissingProbability, loss_names, record_temperatures};
 pub use optimiser::Optim;
+pub use scheduled::{Ramp, Scheduled};
 pub use students::{LoraArgs, Masks, Targets, Unfrozen};
 
 use std::path::PathBuf;

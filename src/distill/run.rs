@@ -3,10 +3,10 @@
 use super::checkpoint::{self, Checkpoint, State};
 use super::memory::{self, Memory};
 use super::metrics::{self, Eval, Evaluation, Record, Train};
-use super::recipe::{Recipe, Student};
+use super::recipe::{Recipe, Student, loss_names};
 use super::setup::Setup;
 use super::student::write_folder;
-use super::trainer::{StepReport, Trainer, loss_names};
+use super::trainer::{StepReport, Trainer};
 use super::{adapter, folder, hidden, lineage, samples};
 use crate::formats::{TensorSpec, Tokenizer};
 use crate::models::Decoder;
@@ -283,15 +283,15 @@ impl<'a> Run<'a> {
     /// One line of metrics: means over the steps since the line before.
     fn line(&self, reports: &[StepReport], tokens_per_second: f64) -> Train {
         let mean = |value: &dyn Fn(&StepReport) -> f64| reports.iter().map(value).sum::<f64>() / reports.len() as f64;
-        let names = loss_names(self.recipe).into_iter().enumerate();
-        let losses: BTreeMap<String, f64> =
-            names.map(|(i, name)| (name.to_owned(), mean(&|report| report.losses[i]))).collect();
+        let names = loss_names(&self.recipe.loss_functions).into_iter().enumerate();
+        let losses: BTreeMap<String, f64> = names.map(|(i, name)| (name, mean(&|report| report.losses[i]))).collect();
         let last = reports.last();
         Train {
             step: self.trainer.step,
             epoch: self.trainer.epoch(),
             loss: mean(&|report| report.loss),
             losses,
+            scheduled: last.map_or(BTreeMap::new(), |report| report.scheduled.iter().cloned().collect()),
             learning_rate: last.map_or(0.0, |report| report.learning_rate),
             grad_norm: last.map_or(0.0, |report| report.grad_norm),
             tokens: self.state.tokens,

@@ -8,7 +8,7 @@ use super::memory::{self, Memory};
 use super::recipe::{Dataset, LongDocuments, Recipe};
 use super::step::{StepSpec, TeacherInput};
 use super::student::Origin;
-use super::teacher::{OpenTeacher, check_vocabulary, resolve_hidden};
+use super::teacher::{OpenTeacher, Recorded, check_vocabulary, resolve_hidden};
 use super::teacher_rows::TeacherRows;
 use super::trained::{Trained, patterns_of};
 use super::trainer::{Parts, Trainer};
@@ -110,7 +110,7 @@ impl Setup {
         let memory = plan_memory(&spec, &settings, device.caps(), text.held_out.is_some())?;
         let remedies = remedies(&spec, &settings, device.caps(), text.held_out.is_some());
         memory::check(memory, memory::available(&device), remedies)?;
-        let warnings = warnings(recipe, teacher.records[0].as_ref(), &origin.decoder);
+        let warnings = warnings(recipe, teacher.records.any(), &origin.decoder);
         let recipe = recipe.clone();
         Ok(Setup { device, origin, tokenizer, digests, memory, warnings, recipe, spec, teacher, text })
     }
@@ -127,7 +127,7 @@ impl Setup {
 
     /// Whose distributions the shards hold.
     pub fn recorded_teacher(&self) -> Option<&crate::shards::Teacher> {
-        self.teacher.records[0].as_ref().map(|records| &records.reader().spec().teacher)
+        self.teacher.records.any().map(|records| &records.reader().spec().teacher)
     }
 
     /// The first tokens of some held-out pieces (or of training text where nothing is held out), for continuations.
@@ -168,7 +168,7 @@ impl Setup {
         };
         let seed = recipe.dataset.shuffle.then_some(recipe.seed);
         let packer = Packer::new(text.corpus, text.train, spec.context, spec.batch, seed)?;
-        let [records, eval_records] = teacher.records;
+        let Recorded { train: records, eval: eval_records } = teacher.records;
         let trained = spec.trained;
         let parts = Parts { store, trained, optimiser, evaluator, records, eval_records, packer };
         Trainer::new(recipe, &graphs.training, parts, &mut scratch)
@@ -224,6 +224,9 @@ fn warnings(recipe: &Recipe, records: Option<&TeacherRows>, student: &Decoder) -
     let temperatures: Vec<f64> =
         manifest.map_or(vec![1.0], |m| m.spec.temperatures.iter().map(|t| f64::from(*t)).collect());
     let mut warnings = recipe.warnings(tail, &temperatures);
+    if records.is_some_and(TeacherRows::sampled) {
+        warnings.extend(recipe.sampled_warnings());
+    }
     let longest = student.config.max_position_embeddings;
     if recipe.sequence_length > longest {
         let length = recipe.sequence_length;

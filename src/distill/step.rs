@@ -3,13 +3,14 @@
 use super::hidden::HiddenLosses;
 use super::recipe::{Function, LossFunction, MissingProbability};
 use super::teacher_rows::state_name;
+use super::terms::{Sources, records_prefix};
 use super::trained::Trained;
 use crate::device::Caps;
 use crate::graph::{DType, Graph, Shape, Store, Tensor};
 use crate::losses::{Against, Fused, Head, Live, Loss, chunk_rows, evaluate_head, fused_head};
 use crate::models::{Decoder, Taps, Traced};
 use crate::nn::{BatchInputs, Params};
-use crate::ops::{self, Missing, SparseTarget};
+use crate::ops;
 use crate::optim::{RING, RING_AT};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -90,7 +91,8 @@ impl StepSpec {
 
     /// The graph of one micro-batch: forward, losses, and every gradient added to the parameters' gradients.
     /// Externals besides the batch's: `train.labels` u32 [N], `train.weights` f32 [N] (1 / valid tokens of the whole
-    /// optimiser step, 0 where a row does not count), the teacher's records, the metrics ring.
+    /// optimiser step, 0 where a row does not count), the teacher's records, the metrics ring, and what of the losses
+    /// changes over the run ([`super::terms::write_scheduled`]).
     pub fn training(&self, caps: &Caps) -> Result<Graph> {
         let mut g = Graph::new();
         let (n, names) = (self.rows(), Names("train"));
@@ -99,34 +101,26 @@ impl StepSpec {
         let trained = Params { prefix: "", trainable: &included, lora: self.trained.lora.as_ref() };
         let labels = g.external(&names.of("labels"), [n], DType::U32);
         let weights = g.external(&names.of("weights"), [n], DType::F32);
-        let teacher = self.teacher_trace(&mut g, &names, &batch, &self.hidden.teacher_taps())?;
+        let learns = self.losses.iter().any(|loss| loss.function.needs_teacher());
+        let teacher = match learns {
+            true => self.teacher_trace(&mut g, "train", &batch, &self.hidden.teacher_taps())?,
+            false => None,
+        };
         let taps = self.hidden.student_taps();
         let student = self.student.forward_traced(&mut g, &trained, &batch, self.recompute, &taps)?;
         let hidden = student.hidden;
-        let teacher_head = self.teacher_head(&mut g);
+        let teacher_head = if learns { self.teacher_head(&mut g) } else { None };
         let pairs = match &teacher {
             Some(teacher) => self.hidden.record(&mut g, &student, teacher, batch.ranges, weights)?,
             None => Vec::new(),
         };
-        // Each loss's row weights, and the numbers of those on the head's logits.
-        let weighted: Vec<Tensor> =
-            self.losses.iter().map(|loss| ops::scale(&mut g, weights, loss.weight as f32)).collect();
-        let (mut losses, mut numbers) = (Vec::new(), Vec::new());
-        for (i, (loss, &weights)) in self.losses.iter().zip(&weighted).enumerate() {
-            losses.push(match (&loss.function, &teacher, &teacher_head) {
-                (Function::Hidden(_), ..) => continue,
-                (Function::CrossEntropy, ..) => Loss::CrossEntropy { labels, weights },
-                (Function::Kl { temperature, .. }, Some(teacher), Some((decoder, weight))) => Loss::DenseKl {
-                    teacher: Live { hidden: teacher.hidden, head: self.head(decoder, weight) },
-                    temperature: *temperature as f32,
-                    weights,
-                },
-                (Function::Kl { temperature, missing }, ..) => {
-                    Loss::SparseKl { target: self.records(&mut g, &names, *temperature, *missing), weights }
-                }
-            });
-            numbers.push(i);
-        }
+        let live = teacher.as_ref().zip(teacher_head.as_ref());
+        let live =
+            live.map(|(trace, (decoder, weight))| Live { hidden: trace.hidden, head: self.head(decoder, weight) });
+        let sources = Sources { labels, weights, live };
+        let of_logits = |i: &usize| !matches!(self.losses[*i].function, Function::Hidden(_));
+        let numbers: Vec<usize> = (0..self.losses.len()).filter(of_logits).collect();
+        let losses = numbers.iter().map(|&i| self.term(&mut g, i, &sources)).collect::<Result<Vec<Loss<'_>>>>()?;
         let head = [self.student.head_weight(&mut g, &trained)];
         let head = self.head(&self.student, &head);
         let rows = chunk_rows(self.student.config.vocab_size, caps);
@@ -137,7 +131,8 @@ impl StepSpec {
         };
         let mut seeds: Vec<(Tensor, Tensor)> = fused.d_hidden.map(|d_hidden| (hidden, d_hidden)).into_iter().collect();
         for pair in &pairs {
-            let weights = ops::scale(&mut g, weighted[pair.loss], pair.share as f32);
+            let weights = self.weights(&mut g, pair.loss, weights);
+            let weights = ops::scale(&mut g, weights, pair.share as f32);
             seeds.push((pair.rows, weights));
         }
         if !seeds.is_empty() {
@@ -162,13 +157,7 @@ impl StepSpec {
     }
 
     /// The teacher's hidden states: of its own forward pass, or as they were recorded.
-    fn teacher_trace(
-        &self,
-        g: &mut Graph,
-        names: &Names<'_>,
-        batch: &BatchInputs,
-        taps: &Taps,
-    ) -> Result<Option<Traced>> {
+    fn teacher_trace(&self, g: &mut Graph, graph: &str, batch: &BatchInputs, taps: &Taps) -> Result<Option<Traced>> {
         let (hidden_size, indices) = match &self.teacher {
             TeacherInput::Live(teacher) => {
                 return teacher.forward_traced(g, &Params::frozen(TEACHER), batch, false, taps).map(Some);
@@ -177,7 +166,8 @@ impl StepSpec {
             TeacherInput::None | TeacherInput::Sparse { .. } => return Ok(None),
         };
         let last = indices.last().copied().ok_or_else(|| Error::internal("no recorded states"))?;
-        let mut state = |index: usize| g.external(&state_name(names.0, index), [self.rows(), hidden_size], DType::F32);
+        let (prefix, shape) = (records_prefix(graph, 0), [self.rows(), hidden_size]);
+        let mut state = |index: usize| g.external(&state_name(&prefix, index), shape, DType::F32);
         let hidden = state(last);
         let states = taps.states.iter().map(|&index| (index, state(index))).collect();
         Ok(Some(Traced { hidden, states, relations: Vec::new() }))
@@ -190,28 +180,6 @@ impl StepSpec {
                 Some((teacher, [teacher.head_weight(g, &Params::frozen(TEACHER))]))
             }
             _ => None,
-        }
-    }
-
-    /// The externals that hold stored teacher rows.
-    fn records(&self, g: &mut Graph, names: &Names<'_>, temperature: f64, missing: MissingProbability) -> SparseTarget {
-        let (entries, sampled) = match self.teacher {
-            TeacherInput::Sparse { entries, sampled } => (entries, sampled),
-            _ => (1, false),
-        };
-        let n = self.rows();
-        let missing = match missing {
-            MissingProbability::Ghost if !sampled => {
-                Missing::Ghost { tail: g.external(&names.of("teacher.tail"), [n], DType::F32) }
-            }
-            // Draws are a whole distribution: nothing is missing.
-            _ => Missing::Zero,
-        };
-        SparseTarget {
-            ids: g.external(&names.of("teacher.ids"), [n, entries], DType::U32),
-            log_probs: g.external(&names.of("teacher.log_probs"), [n, entries], DType::F32),
-            missing,
-            temperature: temperature as f32,
         }
     }
 
@@ -233,7 +201,7 @@ impl StepSpec {
         let traced = match &self.teacher {
             // States without a head say nothing of tokens.
             TeacherInput::States { head: None, .. } => None,
-            _ => self.teacher_trace(&mut g, &names, &batch, &Taps::default())?,
+            _ => self.teacher_trace(&mut g, "eval", &batch, &Taps::default())?,
         };
         let live = traced.map(|traced| traced.hidden).zip(self.teacher_head(&mut g));
         let teacher = match (&self.teacher, &live) {
@@ -241,7 +209,7 @@ impl StepSpec {
                 Against::Live(Live { hidden: *hidden, head: self.head(decoder, weight) })
             }
             (TeacherInput::Sparse { sampled: false, .. }, None) => {
-                Against::Stored(self.records(&mut g, &names, 1.0, MissingProbability::Ghost))
+                Against::Stored(self.records(&mut g, &records_prefix("eval", 0), 1.0, MissingProbability::Ghost))
             }
             _ => Against::Labels,
         };

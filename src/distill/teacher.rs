@@ -1,7 +1,7 @@
 //! Opens the teacher that a recipe names: a model to run, recorded rows, or recorded hidden states with a model's head.
 
 use super::hidden::{HiddenLosses, TeacherStates, hidden_losses};
-use super::recipe::{Function, Recipe, Teacher};
+use super::recipe::{Function, Recipe, Teacher, record_temperatures};
 use super::step::{TEACHER, TeacherInput};
 use super::student::open_model;
 use super::teacher_rows::{TeacherRows, stored_states};
@@ -13,42 +13,52 @@ use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// A shard set, opened for each use.
+#[derive(Default)]
+pub(super) struct Recorded {
+    /// At each of the losses' temperatures.
+    pub train: Vec<TeacherRows>,
+    /// At temperature 1; none of random draws, which nothing is measured against.
+    pub eval: Option<TeacherRows>,
+}
+
+impl Recorded {
+    /// One of them.
+    pub fn any(&self) -> Option<&TeacherRows> {
+        self.train.first().or(self.eval.as_ref())
+    }
+}
+
 /// A teacher that is open but not on a device.
 #[derive(Default)]
 pub(super) struct OpenTeacher {
     /// A model: to run, or whose head to take.
     pub model: Option<(ModelFolder, Decoder)>,
-    /// Recorded rows at the losses' temperature, and at 1 for the measurement.
-    pub records: [Option<TeacherRows>; 2],
+    /// Recorded rows.
+    pub records: Recorded,
 }
 
 impl OpenTeacher {
-    /// Opens and checks what the recipe's teacher names, if a loss wants it; adds what it is made of to `digests`.
+    /// Opens and checks what the recipe's teacher names; adds what it is made of to `digests`.
     pub fn open(recipe: &Recipe, tokenizer: &Tokenizer, digests: &mut BTreeMap<String, String>) -> Result<OpenTeacher> {
-        if !recipe.loss_functions.iter().any(|loss| loss.function.needs_teacher()) {
-            return Ok(OpenTeacher::default());
-        }
         match &recipe.teacher {
             None => Ok(OpenTeacher::default()),
             Some(Teacher::Live { path }) => {
                 let (folder, decoder) = open_decoder(path, tokenizer)?;
                 digests.insert("teacher".into(), folder.digest());
-                Ok(OpenTeacher { model: Some((folder, decoder)), records: [None, None] })
+                Ok(OpenTeacher { model: Some((folder, decoder)), records: Recorded::default() })
             }
             Some(Teacher::Shards { path, head }) => {
-                let (context, corpus) = (recipe.sequence_length, digests["corpus"].clone());
-                let open = |temperature| TeacherRows::open(path, tokenizer, &corpus, context, temperature);
-                let records = open(recipe.kl().map_or(1.0, |(_, temperature, _)| temperature))?;
-                if let Some((.., missing)) = recipe.kl() {
-                    records.check_missing(missing)?;
+                let corpus = digests["corpus"].clone();
+                let records = open_records(recipe, path, tokenizer, &corpus)?;
+                let mut model = None;
+                if let Some(records) = records.any() {
+                    digests.insert("shards".into(), records.reader().manifest().digest()?);
+                    if let Some(name) = head {
+                        model = Some(open_head(name, path, records.reader().spec(), tokenizer)?);
+                    }
                 }
-                digests.insert("shards".into(), records.reader().manifest().digest()?);
-                let at_one = if records.sampled() { None } else { Some(open(1.0)?) };
-                let model = match head {
-                    Some(name) => Some(open_head(name, path, records.reader().spec(), tokenizer)?),
-                    None => None,
-                };
-                Ok(OpenTeacher { model, records: [Some(records), at_one] })
+                Ok(OpenTeacher { model, records })
             }
         }
     }
@@ -56,7 +66,7 @@ impl OpenTeacher {
     /// The teacher as graphs see it.
     pub fn input(&self) -> TeacherInput {
         let decoder = self.model.as_ref().map(|(_, decoder)| Box::new(decoder.clone()));
-        match (&self.records[0], decoder) {
+        match (self.records.any(), decoder) {
             (None, None) => TeacherInput::None,
             (None, Some(decoder)) => TeacherInput::Live(decoder),
             (Some(records), head) => match records.states() {
@@ -69,7 +79,7 @@ impl OpenTeacher {
     /// Puts what `graph` wants of the model into `store`: all of it if it runs, else its head alone.
     pub fn load(&self, store: &mut Store, graph: &Graph, context: usize) -> Result<()> {
         let Some((folder, decoder)) = &self.model else { return Ok(()) };
-        if self.records[0].is_none() {
+        if self.records.any().is_none() {
             decoder.allocate(store, TEACHER, context)?;
             return load_parameters(decoder, store, TEACHER, &folder.tensors, None);
         }
@@ -82,6 +92,31 @@ impl OpenTeacher {
         }
         Ok(())
     }
+}
+
+/// Opens the set at `path` as the recipe's losses and the measurement want it.
+fn open_records(recipe: &Recipe, path: &Path, tokenizer: &Tokenizer, corpus: &str) -> Result<Recorded> {
+    let open = |temperature| TeacherRows::open(path, tokenizer, corpus, recipe.sequence_length, temperature);
+    if stored_states(&Reader::open(path)?.spec().record).is_some() {
+        // They serve every temperature.
+        return Ok(Recorded { train: vec![open(1.0)?], eval: Some(open(1.0)?) });
+    }
+    let temperatures = record_temperatures(&recipe.loss_functions);
+    let train = temperatures.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+    let sampled = train.first().is_some_and(TeacherRows::sampled);
+    let eval = if sampled { None } else { Some(open(1.0)?) };
+    if sampled {
+        recipe.check_sampled(path)?;
+    }
+    let recorded = Recorded { train, eval: eval.filter(|records| !records.sampled()) };
+    if let Some(records) = recorded.any() {
+        for loss in &recipe.loss_functions {
+            if let Function::Divergence { missing, .. } = loss.function {
+                records.check_missing(missing)?;
+            }
+        }
+    }
+    Ok(recorded)
 }
 
 /// What the recipe's hidden losses compare, from the headers of student and teacher alone: before any work.

@@ -70,16 +70,17 @@ impl TeacherRows {
         Ok(TeacherRows { reader, temperature: index })
     }
 
-    /// Refuses the ghost bucket for records that do not say how much probability they leave out.
+    /// Refuses the ghost bucket and the uniform tail for records that do not say how much probability they leave out.
     pub fn check_missing(&self, missing: MissingProbability) -> Result<()> {
-        if missing != MissingProbability::Ghost || self.reader.spec().tail_mass != TailMass::Unknown {
+        let asks = matches!(missing, MissingProbability::Ghost | MissingProbability::Uniform);
+        if !asks || self.reader.spec().tail_mass != TailMass::Unknown {
             return Ok(());
         }
         Error::file(self.reader.dir())
             .field("`tail_mass`")
-            .expected("a tail mass for `missing_probability_handling: symmetric_uniform`")
+            .expected("a tail mass for `missing_probability_handling: ghost` (or `symmetric_uniform`) and `uniform`")
             .found("none: the set was made of logits of the recorded tokens alone")
-            .help("set `missing_probability_handling: zero`, or capture again")
+            .help("set `missing_probability_handling` to `zero` or `both_renormalised`, or capture again")
             .err()
     }
 
@@ -97,12 +98,12 @@ impl TeacherRows {
         stored_states(&self.reader.spec().record)
     }
 
-    /// Whether the externals `PREFIX.teacher.*` of a graph in `store` want these records.
+    /// Whether a graph in `store` wants these records under `prefix`.
     pub fn wanted(&self, store: &Store, prefix: &str) -> bool {
         let state = |index: usize| store.contains(&state_name(prefix, index));
         match self.states() {
             Some((_, indices)) => indices.into_iter().any(state),
-            None => store.contains(&format!("{prefix}.teacher.ids")),
+            None => store.contains(&format!("{prefix}.ids")),
         }
     }
 
@@ -193,7 +194,7 @@ impl TeacherRows {
 
 /// The external of a recorded hidden state, f32 [N, d].
 pub fn state_name(prefix: &str, index: usize) -> String {
-    format!("{prefix}.teacher.state.{index}")
+    format!("{prefix}.state.{index}")
 }
 
 /// Width and indices of the hidden states that a record holds.
@@ -215,7 +216,8 @@ impl RowTensors {
         first.zip(best).zip(counts).filter(|((first, best), counts)| *counts && first == *best).count()
     }
 
-    /// Writes the records to the externals `PREFIX.teacher.*`.
+    /// Writes the records to the externals `PREFIX.ids`, `.log_probs` and `.tail`, or hidden states to `.state.I`
+    /// ([`super::terms::records_prefix`]).
     pub fn write(&self, store: &Store, prefix: &str) -> Result<()> {
         if !self.states.is_empty() {
             // A graph wants the states that its losses read.
@@ -223,10 +225,10 @@ impl RowTensors {
             let mut wanted = named.filter(|(name, _)| store.contains(name));
             return wanted.try_for_each(|(name, values)| store.write(&name, values));
         }
-        store.write(&format!("{prefix}.teacher.ids"), &self.ids)?;
-        store.write(&format!("{prefix}.teacher.log_probs"), &self.log_probs)?;
-        // A loss without a ghost bucket reads none.
-        let tail = format!("{prefix}.teacher.tail");
+        store.write(&format!("{prefix}.ids"), &self.ids)?;
+        store.write(&format!("{prefix}.log_probs"), &self.log_probs)?;
+        // Without a loss that spreads the tail, nothing reads it.
+        let tail = format!("{prefix}.tail");
         if store.contains(&tail) { store.write(&tail, &self.tail) } else { Ok(()) }
     }
 }

@@ -46,10 +46,8 @@ impl Trained {
             let (params, layers) = (trained.parameters(decoder), decoder.config.num_hidden_layers);
             trained.rates = super::rates::resolve(&recipe.training_args, &params, layers, &mut problems);
         }
-        match problems.into_iter().next() {
-            Some(error) => Err(error),
-            None => Ok(trained),
-        }
+        Error::all(problems)?;
+        Ok(trained)
     }
 
     /// Whether a parameter of the network or of the adapters is trained.
@@ -97,8 +95,8 @@ impl Trained {
         groups
     }
 
-    /// Gives the student memory in `store`, as [`Decoder::allocate`] does, but an arena for each group, which it returns,
-    /// and one for what is frozen.
+    /// Gives the student memory in `store`, as [`Decoder::allocate`] does, but an arena for each group, which it
+    /// returns, and one for what is frozen.
     pub fn allocate(&self, decoder: &Decoder, store: &mut Store, positions: usize) -> Result<Vec<Group>> {
         let groups = self.groups(decoder);
         for group in &groups {
@@ -120,16 +118,24 @@ pub(super) fn is_embedding(name: &str) -> bool {
 /// The output matrix, where it is not the embedding.
 pub(super) const HEAD: &str = "lm_head.weight";
 
+/// The token embedding's parameter, which is the head's too where the two are tied.
+pub(super) fn token_table(decoder: &Decoder) -> String {
+    format!("{}.weight", decoder.config.names.embedding)
+}
+
 /// The frozen parameters by the recipe's masks.
 fn frozen(masks: &Masks, decoder: &Decoder, problems: &mut Vec<Error>) -> BTreeSet<String> {
     let names: Vec<String> = decoder.parameters().into_iter().map(|p| p.name).collect();
     let tied = decoder.config.tie_word_embeddings;
+    // By either of its names.
+    let shared = tied.then(|| token_table(decoder));
     let mut frozen = match &masks.unfrozen_parameters {
-        Some(unfrozen) => all_but(&names, unfrozen, tied, problems),
+        Some(unfrozen) => all_but(&names, unfrozen, shared.as_deref(), problems),
         None => BTreeSet::new(),
     };
     for module in &masks.frozen_modules {
-        let inside: Vec<&String> = names.iter().filter(|name| is_inside(name, module)).collect();
+        let head = shared.as_ref().filter(|_| is_inside(HEAD, module));
+        let inside: Vec<&String> = names.iter().filter(|name| is_inside(name, module)).chain(head).collect();
         if inside.is_empty() {
             problems.push(unknown_module("frozen_modules", module, &names));
         }
@@ -164,9 +170,9 @@ fn frozen(masks: &Masks, decoder: &Decoder, problems: &mut Vec<Error>) -> BTreeS
     frozen
 }
 
-/// What no pattern of `unfrozen_parameters` matches from the start of its name. The head of a model that ties it is the
-/// embedding, whichever of the two names is given.
-fn all_but(names: &[String], unfrozen: &Unfrozen, tied: bool, problems: &mut Vec<Error>) -> BTreeSet<String> {
+/// What no pattern of `unfrozen_parameters` matches from the start of its name. `shared` is the embedding that is the
+/// head too, whichever of the two names is given.
+fn all_but(names: &[String], unfrozen: &Unfrozen, shared: Option<&str>, problems: &mut Vec<Error>) -> BTreeSet<String> {
     let mut frozen: BTreeSet<String> = names.iter().cloned().collect();
     let patterns = patterns_of(unfrozen).unwrap_or_else(|error| {
         problems.push(error);
@@ -175,8 +181,8 @@ fn all_but(names: &[String], unfrozen: &Unfrozen, tied: bool, problems: &mut Vec
     for text in &patterns {
         let found = Pattern::from_start("unfrozen_parameters", text).and_then(|pattern| {
             let mut found = matching(names, &pattern)?;
-            if tied && pattern.matches(HEAD)? {
-                found.extend(names.iter().filter(|name| is_embedding(name)).cloned());
+            if pattern.matches(HEAD)? {
+                found.extend(shared.map(str::to_owned));
             }
             Ok(found)
         });

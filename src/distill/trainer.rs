@@ -3,9 +3,10 @@
 use super::batch::{write_training_batch, write_weights};
 use super::evaluate::Evaluator;
 use super::metrics::Evaluation;
-use super::recipe::Recipe;
+use super::recipe::{LossFunction, Recipe};
 use super::step::{METRICS, provide};
 use super::teacher_rows::TeacherRows;
+use super::terms::{records_prefix, scheduled_values, write_scheduled};
 use super::trained::Trained;
 use crate::data::packing::{Batch, Cursor, Packer};
 use crate::device::Buffer;
@@ -26,6 +27,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Each loss, unweighted, averaged over the step's valid tokens, in the recipe's order.
     pub losses: Vec<f64>,
+    /// What of the losses changes over the run, by loss and key (`kl.weight`), in this step.
+    pub scheduled: Vec<(String, f64)>,
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
     /// Tokens that counted.
@@ -44,7 +47,7 @@ pub struct Trainer {
     pub trained: Trained,
     optimiser: Optimiser,
     evaluator: Option<Evaluator>,
-    records: Option<TeacherRows>,
+    records: Vec<TeacherRows>,
     eval_records: Option<TeacherRows>,
     packer: Packer,
     /// Where the next batch comes from.
@@ -64,8 +67,8 @@ pub struct Parts {
     pub optimiser: Optimiser,
     /// Held-out measurement.
     pub evaluator: Option<Evaluator>,
-    /// Teacher records at the loss's temperature.
-    pub records: Option<TeacherRows>,
+    /// Teacher records at each of the losses' temperatures ([`super::recipe::record_temperatures`]).
+    pub records: Vec<TeacherRows>,
     /// Teacher records at temperature 1, for the measurement.
     pub eval_records: Option<TeacherRows>,
     /// The training text.
@@ -122,11 +125,12 @@ impl Trainer {
         // No token that counts: loss 0 and gradient 0, by weights that are all 0.
         let weight = 1.0 / valid.max(1) as f64;
         self.store.write(RING_AT, &[(self.step % RING as u64) as u32])?;
+        write_scheduled(&self.store, &self.recipe.loss_functions, self.step, self.total_steps)?;
         for batch in &batches {
             write_training_batch(&self.store, "train", batch)?;
             write_weights(&self.store, "train", batch, weight)?;
-            if let Some(records) = self.records.as_ref().filter(|records| records.wanted(&self.store, "train")) {
-                records.read(batch)?.write(&self.store, "train")?;
+            for (index, records) in self.records.iter().enumerate() {
+                records.read(batch)?.write(&self.store, &records_prefix("train", index))?;
             }
             self.micro.run()?;
         }
@@ -157,12 +161,14 @@ impl Trainer {
             let step = first + i as u64;
             let slot = (step % RING as u64) as usize;
             let values: Vec<f64> = rows.iter().map(|row| f64::from(row[slot])).collect();
-            let loss = values.iter().zip(losses).map(|(value, loss)| value * loss.weight).sum();
+            let weight = |loss: &LossFunction| loss.weight.at(step, self.total_steps);
+            let loss = values.iter().zip(losses).map(|(value, loss)| value * weight(loss)).sum();
             let report = StepReport {
                 step: step + 1,
                 learning_rate: schedule.learning_rate(step),
                 loss,
                 losses: values,
+                scheduled: scheduled_values(losses, step, self.total_steps),
                 grad_norm: f64::from(norms[slot]),
                 valid_tokens,
                 tokens,
@@ -189,8 +195,8 @@ impl Trainer {
         params.chain(self.optimiser.state().iter().cloned()).map(array).collect()
     }
 
-    /// Turns the training's parameters into those of the student that is saved: the average takes their place, where one
-    /// is kept. No step may follow.
+    /// Turns the training's parameters into those of the student that is saved: the average takes their place, where
+    /// one is kept. No step may follow.
     pub fn finish(&mut self) -> Result<()> {
         self.optimiser.exchange_average(&self.store)
     }
@@ -207,9 +213,4 @@ fn finite(report: &StepReport) -> Result<()> {
     };
     let help = "lower `learning_rate`, raise `warmup_steps` or clip with `max_grad_norm`, and start anew".to_owned();
     Err(Error::NotFinite { what: what.into(), step: report.step, help })
-}
-
-/// The recipe's losses by name, in order.
-pub fn loss_names(recipe: &Recipe) -> Vec<&'static str> {
-    recipe.loss_functions.iter().map(|loss| loss.function.name()).collect()
 }

@@ -1,9 +1,10 @@
 //! LM head and losses in one: values and gradients, chunk by chunk.
 
-use super::head::{Head, Live, Normalisers, check_rows, check_temperature, chunks};
+use super::divergence::{Divergent, check_stored};
+use super::head::{Head, Normalisers, check_rows, chunks};
 use crate::Result;
 use crate::graph::{Graph, Tensor};
-use crate::ops::{self, Chunk, DenseTarget, LossInto, Missing, SparseTarget};
+use crate::ops::{self, Chunk, LossInto, Ranking, Smoothing, SparseTarget};
 use std::ops::Range;
 
 /// A loss on the head's logits. `weights` `[N]` say how much each row counts; they carry the loss's own weight and
@@ -14,22 +15,19 @@ pub enum Loss<'a> {
     CrossEntropy {
         /// Label of each row.
         labels: Tensor,
+        /// What is added to it.
+        smoothing: Smoothing,
         /// Weight of each row.
         weights: Tensor,
     },
-    /// T^2 KL(teacher || student) from stored teacher rows.
-    SparseKl {
+    /// A divergence between a teacher's rows and the student's.
+    Divergence(Divergent<'a>),
+    /// How far the student ranks stored tokens otherwise than the teacher.
+    Ranking {
+        /// What a pair costs.
+        ranking: Ranking,
         /// The stored rows.
         target: SparseTarget,
-        /// Weight of each row.
-        weights: Tensor,
-    },
-    /// T^2 KL(teacher || student) with a live teacher, over the tokens that both have.
-    DenseKl {
-        /// The teacher.
-        teacher: Live<'a>,
-        /// Softmax temperature of both sides.
-        temperature: f32,
         /// Weight of each row.
         weights: Tensor,
     },
@@ -48,7 +46,7 @@ pub struct Fused {
 /// Applies `head` and all `losses` to the last hidden states `[N, d]` (after the final norm), at most `chunk_rows` rows
 /// at a time ([`super::chunk_rows`]). With `train`, gradients too: the head's are added to its weights' gradients at
 /// once, so [`Graph::backward`] is seeded with `d_hidden` alone; before, record nothing else that adds to them in
-/// another way. Two or three tensors of `chunk_rows` x vocabulary are alive at once.
+/// another way. Two to five tensors of `chunk_rows` x vocabulary are alive at once.
 pub fn fused_head(
     g: &mut Graph,
     hidden: Tensor,
@@ -59,6 +57,7 @@ pub fn fused_head(
 ) -> Result<Fused> {
     let batch = head.check(hidden)?;
     losses.iter().try_for_each(|loss| loss.check(batch))?;
+    let losses: Vec<Loss<'_>> = losses.iter().map(|loss| loss.prepared(g)).collect();
     let trains_head = head.weight.iter().any(|&w| g.requires_grad(w));
     let (d_hidden, d_head) = (train && g.requires_grad(hidden), train && trains_head);
     let mut loss_rows: Vec<Tensor> = losses.iter().map(|_| ops::zeros(g, [batch])).collect();
@@ -76,26 +75,33 @@ pub fn fused_head(
             d_hidden = head.gradients(g, hidden, &rows, [z, dz], d_hidden);
         }
     }
+    let loss_rows = losses.iter().zip(loss_rows).map(|(loss, rows)| loss.finished(g, rows)).collect();
     Ok(Fused { loss_rows, d_hidden })
 }
 
-impl Loss<'_> {
+impl<'a> Loss<'a> {
     fn check(&self, batch: usize) -> Result<()> {
-        match *self {
-            Loss::CrossEntropy { labels, weights } => check_rows(batch, &[labels, weights]),
-            Loss::SparseKl { target, weights } => {
-                check_temperature(target.temperature)?;
-                if let Missing::Ghost { tail } = target.missing {
-                    check_rows(batch, &[tail])?;
-                }
-                check_rows(batch, &[target.ids, target.log_probs, weights])
+        match self {
+            Loss::CrossEntropy { labels, weights, .. } => check_rows(batch, &[*labels, *weights]),
+            Loss::Divergence(divergent) => divergent.check(batch),
+            Loss::Ranking { target, weights, .. } => {
+                check_stored(batch, target)?;
+                check_rows(batch, &[*weights])
             }
-            Loss::DenseKl { teacher, temperature, weights } => {
-                check_temperature(temperature)?;
-                let rows = teacher.head.check(teacher.hidden)?;
-                check_rows(batch, &[weights])?;
-                check_rows(rows, &[weights])
-            }
+        }
+    }
+
+    fn prepared(self, g: &mut Graph) -> Loss<'a> {
+        match self {
+            Loss::Divergence(divergent) => Loss::Divergence(divergent.prepared(g)),
+            other => other,
+        }
+    }
+
+    fn finished(&self, g: &mut Graph, loss_rows: Tensor) -> Tensor {
+        match self {
+            Loss::Divergence(divergent) => divergent.finished(g, loss_rows),
+            Loss::CrossEntropy { .. } | Loss::Ranking { .. } => loss_rows,
         }
     }
 
@@ -109,20 +115,14 @@ impl Loss<'_> {
         into: LossInto,
     ) -> LossInto {
         match *self {
-            Loss::CrossEntropy { labels, weights } => {
+            Loss::CrossEntropy { labels, smoothing, weights } => {
                 let lse = normalisers.get(g, chunk.vocab, 1.0);
-                ops::cross_entropy(g, chunk, lse, labels, weights, into)
+                ops::smoothed_cross_entropy(g, chunk, lse, labels, weights, smoothing, into)
             }
-            Loss::SparseKl { target, weights } => {
-                let lse = normalisers.get(g, chunk.vocab, target.temperature);
-                ops::sparse_kl(g, chunk, lse, target, weights, into)
-            }
-            Loss::DenseKl { teacher, temperature, weights } => {
-                let vocab = chunk.vocab.min(teacher.head.vocab);
-                let z = teacher.head.logits(g, teacher.hidden, rows);
-                let target = DenseTarget { z, lse: ops::log_sum_exp(g, z, vocab, temperature), temperature };
-                let lse = normalisers.get(g, vocab, temperature);
-                ops::dense_kl(g, Chunk { vocab, ..chunk }, lse, target, weights, into)
+            Loss::Divergence(divergent) => divergent.record(g, chunk, normalisers, rows, into),
+            Loss::Ranking { ranking, target, weights } => {
+                let lse = normalisers.get(g, chunk.vocab, 1.0);
+                ops::ranking(g, ranking, chunk, lse, target, weights, into)
             }
         }
     }

@@ -6,11 +6,13 @@
 //! the number of counted rows of the whole optimiser step. `docs/losses.md` has the formulas.
 
 mod capture;
+mod divergence;
 mod evaluate;
 mod fused;
 mod head;
 
 pub use capture::{Capture, Record, capture_head};
+pub use divergence::{Divergent, Target, Temperature};
 pub use evaluate::{Against, Evaluation, evaluate_head};
 pub use fused::{Fused, Loss, fused_head};
 pub use head::{Head, Live, chunk_rows};

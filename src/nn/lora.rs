@@ -56,8 +56,8 @@ impl Lora {
         specs
     }
 
-    /// y = W x + s B A x (+ bias) (+ residual), of DoRA (m / |W + s B A|) (W x + s B A x) (+ bias) (+ residual), where the
-    /// norm is taken by rows and treated as a constant. W + s B A is never formed.
+    /// y = W x + s B A x (+ bias) (+ residual), of DoRA (m / |W + s B A|) (W x + s B A x) (+ bias) (+ residual), where
+    /// the norm is taken by rows and treated as a constant. W + s B A is never formed.
     pub(super) fn linear(
         &self,
         g: &mut Graph,

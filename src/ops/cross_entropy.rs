@@ -52,11 +52,21 @@ pub(crate) fn each_row<F: Real>(
     }
 }
 
+/// What may be added to the plain cross-entropy.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Smoothing {
+    /// e: the target is 1 - e at the label and e / V more at every token (Szegedy et al. 2016, arXiv 1512.00567).
+    pub label_smoothing: f32,
+    /// c: adds c lse^2, which keeps the logits' normaliser near 1 (PaLM, arXiv 2204.02311: 1e-4).
+    pub z_loss: f32,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct CrossEntropy {
     first_row: usize,
     vocab: usize,
     gradient: bool,
+    smoothing: Smoothing,
 }
 
 /// The number of inputs before those of [`LossInto`].
@@ -73,11 +83,26 @@ pub fn cross_entropy(
     weights: Tensor,
     into: LossInto,
 ) -> LossInto {
+    smoothed_cross_entropy(g, chunk, lse, labels, weights, Smoothing::default(), into)
+}
+
+/// [`cross_entropy`] with label smoothing e and z-loss c: lse - (1 - e) z\[label\] - e mean z + c lse^2, and dz +=
+/// weight * ((1 + 2 c lse) softmax(z) - (1 - e) one-hot(label) - e / V).
+pub fn smoothed_cross_entropy(
+    g: &mut Graph,
+    chunk: Chunk,
+    lse: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    smoothing: Smoothing,
+    into: LossInto,
+) -> LossInto {
     let batch = into.loss_rows.shape.numel();
     chunk.check(batch);
     assert!(labels.shape.numel() == batch && weights.shape.numel() == batch, "cross_entropy: {labels:?} {weights:?}");
     assert!(into.dz.is_none_or(|dz| dz.shape == chunk.z.shape), "cross_entropy: gradient of another shape");
-    let op = CrossEntropy { first_row: chunk.first_row, vocab: chunk.vocab, gradient: into.dz.is_some() };
+    let (first_row, vocab, gradient) = (chunk.first_row, chunk.vocab, into.dz.is_some());
+    let op = CrossEntropy { first_row, vocab, gradient, smoothing };
     into.record(g, op, &[chunk.z, lse, labels, weights])
 }
 
@@ -94,14 +119,16 @@ impl Op for CrossEntropy {
         let z = node.inputs[0].shape;
         let mut binds = vec![Bind::Out(0), Bind::In(0), Bind::In(1), Bind::In(2), Bind::In(3)];
         binds.extend(self.gradient.then_some(Bind::Out(1)));
-        Ok(vec![Dispatch {
-            shader: SHADER,
-            entry: if self.gradient { "gradient" } else { "value" },
-            constants: vec![],
-            binds,
-            params: Chunk::params(z.rows(), z.cols(), self.vocab, self.first_row),
-            groups: grid(if self.gradient { z.rows() } else { z.rows().div_ceil(256) }, caps),
-        }])
+        let mut params = Chunk::params(z.rows(), z.cols(), self.vocab, self.first_row);
+        params.extend([self.smoothing.label_smoothing.to_bits(), self.smoothing.z_loss.to_bits()]);
+        let plain = self.smoothing == Smoothing::default();
+        let (entry, groups) = match (plain, self.gradient) {
+            (true, false) => ("value", z.rows().div_ceil(256)),
+            (true, true) => ("gradient", z.rows()),
+            (false, false) => ("smoothed_value", z.rows()),
+            (false, true) => ("smoothed_gradient", z.rows()),
+        };
+        Ok(vec![Dispatch { shader: SHADER, entry, constants: vec![], binds, params, groups: grid(groups, caps) }])
     }
 }
 
@@ -116,10 +143,21 @@ impl Twin for CrossEntropy {
             if label >= self.vocab || weight == F::ZERO {
                 return;
             }
+            let of = |x: f32| F::of(f64::from(x));
+            let (smooth, penalty) = (of(self.smoothing.label_smoothing), of(self.smoothing.z_loss));
             *loss = lse[r] - z[label];
+            if smooth != F::ZERO {
+                *loss += smooth * (z[label] - F::sum_of(z) / F::of(z.len() as f64));
+            }
+            *loss += penalty * lse[r] * lse[r];
             if !dz.is_empty() {
-                F::add_exp(&mut dz[..self.vocab], z, weight, F::ONE, lse[r]);
-                dz[label] -= weight;
+                let dz = &mut dz[..self.vocab];
+                F::add_exp(dz, z, weight * (F::ONE + of(2.0) * penalty * lse[r]), F::ONE, lse[r]);
+                dz[label] -= weight * (F::ONE - smooth);
+                if smooth != F::ZERO {
+                    let each = weight * smooth / F::of(z.len() as f64);
+                    dz.iter_mut().for_each(|dz| *dz -= each);
+                }
             }
         });
     }

@@ -18,8 +18,8 @@ struct InverseNorms {
     scale: f32,
 }
 
-/// y[o] = 1 / |W_o + scale (B A)_o| for w [O, K], b [O, r], wa = W A^T [O, r] and baa = B (A A^T) [O, r]: the squared norm
-/// is |W_o|^2 + sum_j b_oj (2 scale wa_oj + scale^2 baa_oj), so that W + scale B A itself is never formed. No gradient
+/// y[o] = 1 / |W_o + scale (B A)_o| for w [O, K], b [O, r], wa = W A^T [O, r] and baa = B (A A^T) [O, r]. The squared
+/// norm is |W_o|^2 + sum_j b_oj (2 scale wa_oj + scale^2 baa_oj), so W + scale B A itself is never formed. No gradient
 /// flows back: DoRA treats the norm as a constant (its section 4.3).
 pub fn inverse_norms(g: &mut Graph, w: Tensor, b: Tensor, [wa, baa]: [Tensor; 2], scale: f32) -> Tensor {
     let rows = w.shape[0];

@@ -7,11 +7,15 @@ pub mod adamw_8bit;
 pub mod agreement;
 pub mod attention;
 mod attention_grad;
+pub mod blend;
+pub mod buckets;
+mod buckets_grad;
 mod centre;
 pub mod cka;
 pub mod columns;
 pub mod cross_entropy;
 pub mod dense_kl;
+pub mod divergence;
 pub mod ema;
 pub mod embedding;
 mod embedding_grad;
@@ -28,6 +32,7 @@ mod norm_grad;
 mod pages;
 pub mod pointwise;
 pub mod put_rows;
+pub mod ranking;
 pub mod reduce;
 pub mod relation_kl;
 pub mod rope;
@@ -38,6 +43,7 @@ pub mod softcap;
 pub mod sparse_kl;
 pub mod swiglu;
 pub mod tail_mass;
+pub mod teacher_row;
 pub mod top_k;
 pub mod write_rows;
 
@@ -45,10 +51,14 @@ pub use adamw::{Page, adamw};
 pub use adamw_8bit::{Page8Bit, adamw_8bit, dynamic_maps};
 pub use agreement::agreement;
 pub use attention::{Ranges, attention};
+pub use blend::blend;
+pub use buckets::{Buckets, buckets};
+pub use buckets_grad::add_bucket_grad;
 pub use cka::cka;
 pub use columns::columns;
-pub use cross_entropy::{LossInto, cross_entropy};
+pub use cross_entropy::{LossInto, Smoothing, cross_entropy, smoothed_cross_entropy};
 pub use dense_kl::{DenseTarget, dense_kl};
+pub use divergence::{Divergence, divergence};
 pub use ema::ema;
 pub use embedding::{Segments, embedding, gather_rows, segments_of};
 pub use entropy::entropy;
@@ -60,8 +70,9 @@ pub use lion::lion;
 pub use log_sum_exp::{Chunk, log_sum_exp};
 pub use matmul::{Layout, View, linear, matmul, matmul_into};
 pub use norm::{layer_norm, rms_norm, rms_norm_1p};
-pub use pointwise::{add, add_in_place, mul, scale, zeros};
+pub use pointwise::{Power, add, add_in_place, mul, scale, scale_by, zeros};
 pub use put_rows::{RowsInto, put_rows, put_rows_minus};
+pub use ranking::{Ranking, ranking};
 pub use reduce::{add_row_sums, sum_rows, sum_rows_into, weighted_sum};
 pub use relation_kl::relation_kl;
 pub use rope::rope;
@@ -72,6 +83,7 @@ pub use softcap::{softcap, softcap_grad};
 pub use sparse_kl::{Missing, SparseTarget, sparse_kl};
 pub use swiglu::swiglu;
 pub use tail_mass::tail_mass;
+pub use teacher_row::teacher_row;
 pub use top_k::top_k;
 pub use write_rows::write_rows;
 
@@ -96,9 +108,13 @@ pub fn shaders() -> Vec<Shader> {
         attention_grad::SHADER,
         centre::SHADER,
         cka::SHADER,
+        blend::SHADER,
+        buckets::SHADER,
+        buckets_grad::SHADER,
         columns::SHADER,
         cross_entropy::SHADER,
         dense_kl::SHADER,
+        divergence::SHADER,
         ema::SHADER,
         embedding::SHADER,
         embedding_grad::SHADER,
@@ -114,6 +130,7 @@ pub fn shaders() -> Vec<Shader> {
         norm_grad::SHADER,
         pointwise::SHADER,
         put_rows::SHADER,
+        ranking::SHADER,
         reduce::SHADER,
         relation_kl::SHADER,
         rope::SHADER,
@@ -124,6 +141,7 @@ pub fn shaders() -> Vec<Shader> {
         sparse_kl::SHADER,
         swiglu::SHADER,
         tail_mass::SHADER,
+        teacher_row::SHADER,
         top_k::SHADER,
         write_rows::SHADER,
     ]

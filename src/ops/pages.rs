@@ -6,8 +6,8 @@ use crate::device::{Bind, Caps, Dispatch, Shader, Slice, grid};
 /// Elements one rayon task of a twin handles.
 pub(super) const CHUNK: usize = 1 << 14;
 
-/// One dispatch for each piece of a page of `elements` f32: an invocation handles one element. `binds` answers a piece's
-/// first byte and its bytes; the uniform block is the piece's length and `params`.
+/// One dispatch for each piece of a page of `elements` f32: an invocation handles one element. `binds` answers a
+/// piece's first byte and its bytes; the uniform block is the piece's length and `params`.
 pub(super) fn dispatches(
     (shader, entry): (Shader, &'static str),
     elements: usize,

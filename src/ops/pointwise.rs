@@ -17,6 +17,28 @@ enum Pointwise {
     Mul,
     Scale(f32),
     Zeros,
+    ScaleBy(Power),
+}
+
+/// Which power of a scalar [`scale_by`] multiplies by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Power {
+    /// s.
+    One,
+    /// s^2.
+    Square,
+    /// 1 / s.
+    Inverse,
+}
+
+impl Power {
+    fn of<F: Real>(self, s: F) -> F {
+        match self {
+            Power::One => s,
+            Power::Square => s * s,
+            Power::Inverse => F::ONE / s,
+        }
+    }
 }
 
 /// y = a + b; equal shapes.
@@ -40,6 +62,12 @@ pub fn mul(g: &mut Graph, a: Tensor, b: Tensor) -> Tensor {
 /// y = factor * a.
 pub fn scale(g: &mut Graph, a: Tensor, factor: f32) -> Tensor {
     g.record(Pointwise::Scale(factor), &[a], [(a.shape, DType::F32)])[0]
+}
+
+/// y = a * s, a * s^2 or a / s for a scalar s `[1]` that the host sets between replays; constant in the gradient.
+pub fn scale_by(g: &mut Graph, a: Tensor, s: Tensor, power: Power) -> Tensor {
+    assert_eq!(s.shape.numel(), 1, "scale_by");
+    g.record(Pointwise::ScaleBy(power), &[a, s], [(a.shape, DType::F32)])[0]
 }
 
 /// A new tensor of zeros.
@@ -76,6 +104,10 @@ impl Op for Pointwise {
                 let dx = scale(g, dy, factor);
                 add_grad(g, node.inputs[0], dx);
             }
+            Pointwise::ScaleBy(power) => {
+                let dx = scale_by(g, dy, node.inputs[1], power);
+                add_grad(g, node.inputs[0], dx);
+            }
             Pointwise::Zeros => {}
         }
         Ok(())
@@ -89,11 +121,14 @@ impl Op for Pointwise {
             Pointwise::Mul => (2, 1.0),
             Pointwise::Scale(factor) => (3, factor),
             Pointwise::Zeros => (4, 0.0),
+            Pointwise::ScaleBy(Power::One) => (5, 0.0),
+            Pointwise::ScaleBy(Power::Square) => (6, 0.0),
+            Pointwise::ScaleBy(Power::Inverse) => (7, 0.0),
         };
         let (entry, inputs) = match self {
             Pointwise::Zeros => ("fill", 0),
             Pointwise::AddInPlace | Pointwise::Scale(_) => ("unary", 1),
-            Pointwise::Add | Pointwise::Mul => ("binary", 2),
+            Pointwise::Add | Pointwise::Mul | Pointwise::ScaleBy(_) => ("binary", 2),
         };
         let binds = [Bind::Out(0)].into_iter().chain((0..inputs).map(Bind::In)).collect();
         Ok(vec![Dispatch {
@@ -120,6 +155,10 @@ impl Twin for Pointwise {
                 Pointwise::Add => y.iter_mut().zip(a).zip(&b[start..]).for_each(|((y, &a), &b)| *y = a + b),
                 Pointwise::AddInPlace => y.iter_mut().zip(a).for_each(|(y, &a)| *y += a),
                 Pointwise::Mul => y.iter_mut().zip(a).zip(&b[start..]).for_each(|((y, &a), &b)| *y = a * b),
+                Pointwise::ScaleBy(power) => {
+                    let factor = power.of(b[0]);
+                    y.iter_mut().zip(a).for_each(|(y, &a)| *y = factor * a)
+                }
                 Pointwise::Scale(factor) => {
                     let factor = F::of(factor as f64);
                     y.iter_mut().zip(a).for_each(|(y, &a)| *y = factor * a)

@@ -15,8 +15,8 @@ struct ScaleColumns {
     residual: bool,
 }
 
-/// y = factors * x (+ bias) (+ residual), where x [.., M], factors and bias [M], residual and y [.., M]. Differentiable in
-/// all.
+/// y = factors * x (+ bias) (+ residual), where x [.., M], factors and bias [M], residual and y [.., M].
+/// Differentiable in all.
 pub fn scale_columns(
     g: &mut Graph,
     x: Tensor,

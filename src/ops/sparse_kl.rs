@@ -21,6 +21,13 @@ pub enum Missing {
     /// Dropped: the teacher is renormalised over its stored tokens (DistillKit's `zero`). Also right for sampled
     /// rows, whose counts / N are a whole, unbiased distribution (Random Sampling KD, arXiv 2503.16870).
     Zero,
+    /// Spread evenly over the tokens that are not stored.
+    Uniform {
+        /// Tail mass of each row at the target's temperature, `[N]`.
+        tail: Tensor,
+    },
+    /// Dropped on both sides: teacher and student are renormalised over the stored tokens.
+    BothRenormalised,
 }
 
 /// Stored teacher rows; the stored tokens of a row are distinct.
@@ -53,7 +60,8 @@ const UNUSED: f64 = -1e38;
 /// T^2 KL(teacher || student) of each row and dz += weight * its gradient. `lse` `[R]` is the chunk's
 /// [`super::log_sum_exp`] at the target's temperature, `weights` is `[N]`. The stored masses are brought to sum 1,
 /// which undoes their rounding, so the value is a true divergence: never negative, 0 where the distributions agree.
-/// A row that stores no mass counts as one of weight 0.
+/// A row that stores no mass counts as one of weight 0. For [`Missing::Ghost`] and [`Missing::Zero`]; what else there
+/// is goes by [`super::buckets()`] or [`super::teacher_row()`].
 pub fn sparse_kl(
     g: &mut Graph,
     chunk: Chunk,
@@ -75,6 +83,7 @@ pub fn sparse_kl(
     }
     let (first_row, vocab) = (chunk.first_row, chunk.vocab);
     let ghost = matches!(missing, Missing::Ghost { .. });
+    assert!(ghost || matches!(missing, Missing::Zero), "sparse_kl: {missing:?}");
     let op = SparseKl { first_row, vocab, ghost, temperature, gradient: into.dz.is_some() };
     into.record(g, op, &inputs)
 }
@@ -119,14 +128,19 @@ impl Twin for SparseKl {
                 return;
             }
             let slots = n * k..(n + 1) * k;
-            let mut stored: Vec<(usize, F)> =
-                ids[slots.clone()].iter().zip(&log_probs[slots]).map(|(&id, &l)| (id as usize, l)).collect();
-            stored.retain(|&(id, l)| id < self.vocab && l > F::of(UNUSED));
-            stored.sort_unstable_by_key(|&(id, _)| id);
+            let stored = stored_of(&ids[slots.clone()], &log_probs[slots], self.vocab);
             let row = Row { z: &z[r * stride..][..self.vocab], lse: lse[r], stored, temperature: self.temperature };
             *loss = row.loss(tails.map(|t| t[n]), weights[n], dz);
         });
     }
+}
+
+/// A row's used slots as (id, log-probability), by ascending id.
+pub(crate) fn stored_of<F: Real>(ids: &[u32], log_probs: &[F], vocab: usize) -> Vec<(usize, F)> {
+    let mut stored: Vec<(usize, F)> = ids.iter().zip(log_probs).map(|(&id, &l)| (id as usize, l)).collect();
+    stored.retain(|&(id, l)| id < vocab && l > F::of(UNUSED));
+    stored.sort_unstable_by_key(|&(id, _)| id);
+    stored
 }
 
 /// One row of logits with what the teacher stored for it, by ascending id.
@@ -189,7 +203,7 @@ pub(crate) fn log_sum_exp_off<F: Real>(z: &[F], ids: impl Iterator<Item = usize>
 }
 
 /// The ranges of 0..len between ascending `ids`.
-fn gaps(ids: impl Iterator<Item = usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn gaps(ids: impl Iterator<Item = usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     let ends = ids.chain([len]);
     ends.map(move |end| {

@@ -42,8 +42,8 @@ pub struct Optimiser {
 }
 
 impl Optimiser {
-    /// Allocates gradients and state beside the parameters of `groups`, which lie in `store` with their first values, and
-    /// prepares the update.
+    /// Allocates gradients and state beside the parameters of `groups`, which lie in `store` with their first values,
+    /// and prepares the update.
     pub fn new(settings: Settings, store: &mut Store, groups: &[Group]) -> Result<Optimiser> {
         let mut g = Graph::new();
         let mut state = State::new(settings.rule, store)?;

@@ -10,7 +10,7 @@ use super::layout::RowLayout;
 use super::manifest::{MANIFEST_FILE, Sums};
 use super::reader::Reader;
 use super::rows;
-use super::spec::Record;
+use super::spec::{Record, TailMass};
 use crate::{Error, Result};
 
 /// What the alignment check found; every number is recomputed from the rows.
@@ -110,7 +110,12 @@ impl Tally {
         let (layout, token, nll) = (reader.layout(), rows::token(next), rows::nll(row));
         let hit = rows::entries(layout, row).find(|e| e.0 == token);
         let agrees = match reader.spec().record {
-            Record::TopK { .. } => self.add_top_k(layout, row, hit, nll),
+            Record::TopK { .. } => {
+                // What another program's record left over may be filled with entries of no probability, which say
+                // nothing of the tokens outside.
+                let filled = reader.spec().tail_mass != TailMass::Captured;
+                self.add_top_k(layout, row, hit, nll, filled)
+            }
             Record::Sampled { draws, .. } => {
                 self.add_sampled(hit, nll, draws);
                 true
@@ -123,10 +128,11 @@ impl Tally {
         }
     }
 
-    fn add_top_k(&mut self, layout: &RowLayout, row: &[u32], hit: Option<(u32, u32)>, nll: f32) -> bool {
+    fn add_top_k(&mut self, layout: &RowLayout, row: &[u32], hit: Option<(u32, u32)>, nll: f32, filled: bool) -> bool {
         let Some((_, value)) = hit else {
             let tail = f32::from_bits(row[layout.tail_at(0) as usize]);
-            let least = rows::entries(layout, row).last().map_or(0.0, |e| layout.decode_value(e.1));
+            let values = rows::entries(layout, row).map(|e| layout.decode_value(e.1));
+            let least = values.filter(|l| !filled || *l > layout.floor).last().unwrap_or(0.0);
             let slack = TOLERANCE + layout.rounding();
             return nll >= -least - slack && (-nll).exp() <= tail * (1.0 + TOLERANCE) + 1e-6;
         };

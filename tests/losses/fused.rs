@@ -3,8 +3,8 @@
 use super::{Bench, assert_close, gpus, random};
 use potstill::device::Device;
 use potstill::graph::{Tensor, Values, evaluate};
-use potstill::losses::{Head, Live, Loss, fused_head};
-use potstill::ops::{Missing, SparseTarget};
+use potstill::losses::{Divergent, Head, Live, Loss, Target, Temperature, fused_head};
+use potstill::ops::{Divergence, Missing, Smoothing, SparseTarget};
 use std::collections::HashMap;
 
 /// A head in blocks, its logits capped, under all three losses with a teacher of another padded size; rows 3 and 8 do not count.
@@ -48,12 +48,15 @@ fn mixed(chunk: usize, blocks: &[usize]) -> Mixed {
         missing: Missing::Ghost { tail: b.floats("tail", [n], &vec![0.25; n]) },
         temperature: 2.0,
     };
+    let kl = |target, weights| {
+        Loss::Divergence(Divergent { divergence: Divergence::Kl, parameters: None, blend: None, target, weights })
+    };
     // The teacher knows one token less.
     let live = Live { hidden: teacher, head: Head { weight: &[teacher_weight], vocab: v - 1, softcap: Some(0.8) } };
     let losses = [
-        Loss::CrossEntropy { labels, weights: weights[0] },
-        Loss::SparseKl { target, weights: weights[1] },
-        Loss::DenseKl { teacher: live, temperature: 1.5, weights: weights[2] },
+        Loss::CrossEntropy { labels, smoothing: Smoothing::default(), weights: weights[0] },
+        kl(Target::Stored(target), weights[1]),
+        kl(Target::Live(live, Temperature::Fixed(1.5)), weights[2]),
     ];
     let head = Head { weight: &parts, vocab: v, softcap: Some(2.5) };
     let fused = fused_head(&mut b.g, hidden, &head, &losses, chunk, true).unwrap();

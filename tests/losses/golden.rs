@@ -1,10 +1,13 @@
 //! Losses, evaluation and capture against PyTorch.
 
+use super::reference::{live, of};
 use super::{Bench, assert_close, softmax};
 use potstill::device::Device;
 use potstill::graph::Tensor;
-use potstill::losses::{Against, Head, Live, Loss, Record, capture_head, evaluate_head, fused_head};
-use potstill::ops::{Missing, SparseTarget};
+use potstill::losses::{
+    Against, Divergent, Head, Live, Loss, Record, Target, Temperature, capture_head, evaluate_head, fused_head,
+};
+use potstill::ops::{Divergence, Missing, Smoothing, SparseTarget};
 use std::collections::HashMap;
 
 pub const ROWS: usize = 5;
@@ -81,6 +84,10 @@ fn golden_loss(golden: &Golden, loss: impl FnOnce(&mut Bench) -> Loss<'static>) 
     [std::mem::take(&mut found[0]), std::mem::take(&mut found[1])]
 }
 
+fn kl(target: Target<'static>, weights: Tensor) -> Loss<'static> {
+    Loss::Divergence(Divergent { divergence: Divergence::Kl, parameters: None, blend: None, target, weights })
+}
+
 #[test]
 fn values_and_gradients_are_pytorchs() {
     let golden = Golden::load();
@@ -92,11 +99,12 @@ fn values_and_gradients_are_pytorchs() {
     let ones = |b: &mut Bench| b.floats("ones", [ROWS], &[1.0; ROWS]);
     let cross_entropy = golden_loss(&golden, |b| Loss::CrossEntropy {
         labels: b.ints("labels", [ROWS], &golden.ids("labels")),
+        smoothing: Smoothing::default(),
         weights: ones(b),
     });
     check("cross_entropy.t1", cross_entropy);
     for t in [1.0, 1.7] {
-        let sparse = |b: &mut Bench, target| Loss::SparseKl { target, weights: ones(b) };
+        let sparse = |b: &mut Bench, target| kl(Target::Stored(target), ones(b));
         for (name, ghost) in [("kl_ghost", true), ("kl_zero", false)] {
             let found = golden_loss(&golden, |b| {
                 let target = golden.top_k(b, t, ghost);
@@ -114,9 +122,26 @@ fn values_and_gradients_are_pytorchs() {
             let hidden = b.floats("teacher", [ROWS, VOCAB], golden.get("teacher_logits"));
             let weight = b.floats("identity", [VOCAB, VOCAB], &identity());
             let head = Head { weight: Box::leak(Box::new([weight])), vocab: VOCAB, softcap: None };
-            Loss::DenseKl { teacher: Live { hidden, head }, temperature: t as f32, weights: ones(b) }
+            kl(Target::Live(Live { hidden, head }, Temperature::Fixed(t as f32)), ones(b))
         });
         check(&format!("kl_dense.t{t}"), found);
+        for (name, divergence, beta) in [("jsd_dense", Divergence::Jsd, 0.5), ("tvd_dense", Divergence::Tvd, 0.0)] {
+            let found = golden_loss(&golden, |b| {
+                let v = golden.get("teacher_logits");
+                let fixed = |_: &mut Bench| Temperature::Fixed(t as f32);
+                Loss::Divergence(live(b, (divergence, [beta, 0.0]), None, v, ROWS, fixed))
+            });
+            check(&format!("{name}.t{t}"), found);
+        }
+        // DistillKit's losses with `missing_probability_handling: zero` are the same; it takes what is below 1e-8 for
+        // nothing.
+        for (name, divergence, beta) in [("jsd", Divergence::Jsd, 0.5), ("tvd", Divergence::Tvd, 0.0)] {
+            let found = golden_loss(&golden, |b| {
+                let target = Target::Stored(golden.top_k(b, t, false));
+                Loss::Divergence(of(b, (divergence, [beta, 0.0]), None, target, ROWS))
+            });
+            check(&format!("distillkit.{name}_zero.t{t}"), found);
+        }
         // DistillKit's `kl` with `missing_probability_handling: zero` is the same loss.
         let found = golden_loss(&golden, |b| {
             let target = golden.top_k(b, t, false);

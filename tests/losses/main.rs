@@ -2,7 +2,11 @@
 
 mod fused;
 mod golden;
+mod invariance;
+mod live;
+mod reference;
 mod rows;
+mod stored;
 
 use potstill::device::{Choice, Device, adapters};
 use potstill::graph::{DType, Graph, Plan, Runner, Store, Tensor, Values, evaluate};

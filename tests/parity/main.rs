@@ -12,7 +12,7 @@ use potstill::data::tokens::NO_ROUTE;
 use potstill::device::Device;
 use potstill::distill::batch::{write_training_batch, write_weights};
 use potstill::distill::hidden::HiddenLosses;
-use potstill::distill::recipe::{Function, LossFunction};
+use potstill::distill::recipe::LossFunction;
 use potstill::distill::step::{StepSpec, TeacherInput, provide};
 use potstill::distill::trained::Trained;
 use potstill::formats::ModelFolder;
@@ -70,7 +70,7 @@ fn model(device: &Device, name: &str, batch: usize, context: usize, recompute: b
     let groups = trained.allocate(&decoder, &mut store, context).unwrap();
     load_parameters(&decoder, &store, "", &folder.tensors, None).unwrap();
     let optimiser = Optimiser::new(Settings::adamw(0.9, 0.95, 1e-8, 0.1, 1.0), &mut store, &groups).unwrap();
-    let losses = vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }];
+    let losses = vec![LossFunction::cross_entropy(1.0)];
     let vocabulary = decoder.config.vocab_size;
     let (student, teacher) = (decoder.clone(), TeacherInput::None);
     let spec = StepSpec {

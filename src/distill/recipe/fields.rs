@@ -28,7 +28,7 @@ impl<'a> Node<'a> {
         place(self.file, &self.path)
     }
 
-    fn wrong<T>(&self, expected: &str) -> Result<T> {
+    pub fn wrong<T>(&self, expected: &str) -> Result<T> {
         let complaint = self.complaint().expected(expected).found(describe(self.value));
         match self.value.as_str().is_some_and(|text| text.parse::<f64>().is_ok()) && expected.contains("number") {
             true => complaint.help("write it without quotes").err(),
@@ -81,7 +81,10 @@ impl<'a> Node<'a> {
             return self.wrong("a list of at least one item");
         };
         let node = |(i, value)| Node { file: self.file, path: format!("{}[{i}]", self.path), value };
-        items.iter().enumerate().map(node).map(read).collect()
+        let mut wrong = Vec::new();
+        let read = items.iter().enumerate().map(node).filter_map(|node| keep(&mut wrong, read(node))).collect();
+        Error::all(wrong)?;
+        Ok(read)
     }
 
     /// A list, or one item without brackets.
@@ -102,20 +105,29 @@ impl<'a> Node<'a> {
     /// A mapping that has none but the `known` keys. `foreign` are keys that another program reads there.
     pub fn fields(self, known: &[&str], foreign: &[&str]) -> Result<Fields<'a>> {
         let Some(map) = self.value.as_object() else { return self.wrong("a mapping") };
-        let Some(unknown) = map.keys().find(|key| !known.contains(&key.as_str())) else {
-            return Ok(Fields { node: self, map });
-        };
-        let complaint = place(self.file, &join(&self.path, unknown))
+        let unknown = map.keys().filter(|key| !known.contains(&key.as_str()));
+        let wrong: Vec<Error> = unknown.map(|key| self.unknown(key, known, foreign).error()).collect();
+        Error::all(wrong)?;
+        Ok(Fields { node: self, map })
+    }
+
+    fn unknown(&self, key: &str, known: &[&str], foreign: &[&str]) -> Complaint {
+        let complaint = place(self.file, &join(&self.path, key))
             .expected(format!("one of the keys {}", known.join(", ")))
             .found("an unknown key");
-        if foreign.contains(&unknown.as_str()) {
-            return complaint.help("DistillKit reads this key, potstill does not: remove it").err();
+        if foreign.contains(&key) {
+            return complaint.help("DistillKit reads this key, potstill does not: remove it");
         }
-        match Error::nearest(unknown, known.iter().copied()) {
-            Some(near) => complaint.help(format!("did you mean `{near}`?")).err(),
-            None => complaint.help("remove it").err(),
+        match Error::nearest(key, known.iter().copied()) {
+            Some(near) => complaint.help(format!("did you mean `{near}`?")),
+            None => complaint.help("remove it"),
         }
     }
+}
+
+/// The value, or `None` with its error put to the others that are `wrong`.
+pub(super) fn keep<T>(wrong: &mut Vec<Error>, read: Result<T>) -> Option<T> {
+    read.map_err(|error| wrong.push(error)).ok()
 }
 
 impl<'a> Fields<'a> {

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::Function;
 use super::fields::{Fields, Node};
-use super::losses::Function;
 use crate::Result;
 use crate::distill::layer_map::LayerMapping;
 

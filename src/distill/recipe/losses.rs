@@ -1,23 +1,15 @@
-//! The terms of the loss: what they are, how a recipe names them, what their values have to be.
+//! The terms of the loss.
 //!
-//! To add one: a variant of [`Function`] and a row of [`LOSSES`], which reads it; then the compiler asks for its
-//! check and its canonical form here, and for its recording in `distill/step.rs`.
+//! To add one: a variant of [`Function`] and a row of `LOSSES` in `loss_keys.rs`, which reads it; then the compiler
+//! asks for its name and canonical form there, and for its recording in `distill/terms.rs`.
 
-use std::path::Path;
-
-use serde_json::{Map, Value, json};
-
-use super::canonical::name;
-use super::fields::{Fields, Node};
-use super::hidden::{self, Hidden};
-use super::{Names, Recipe};
-use crate::{Error, Result};
+use super::{Hidden, Recipe, Scheduled};
 
 /// One term of the loss.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LossFunction {
     /// Its factor, not normalised.
-    pub weight: f64,
+    pub weight: Scheduled,
     /// Which.
     pub function: Function,
 }
@@ -26,177 +18,257 @@ pub struct LossFunction {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Function {
     /// `cross_entropy`: the negative log-likelihood of the text's own next token, at temperature 1.
-    CrossEntropy,
-    /// `kl`: the divergence of the student from the teacher, KL(teacher || student).
-    Kl {
+    CrossEntropy {
+        /// Share of the target that is spread over the whole vocabulary; default 0.
+        label_smoothing: f64,
+        /// Factor of the squared log-partition; default 0.
+        z_loss: f64,
+    },
+    /// A divergence between the teacher's distribution and the student's.
+    Divergence {
+        /// Which.
+        divergence: Divergence,
         /// T of both softmaxes; the loss is multiplied by T^2 (Hinton 2015). Default 1.
-        temperature: f64,
+        temperature: Scheduled,
         /// `missing_probability_handling`.
         missing: MissingProbability,
     },
+    /// `logit_mse`: the variance over the vocabulary of the difference between the logits.
+    LogitMse,
+    /// `hinge`: the teacher's order of its recorded tokens, as probabilities that are `margin` apart.
+    Hinge {
+        /// In probability.
+        margin: f64,
+    },
+    /// `logistic_ranking`: the teacher's order of its recorded tokens, as logits.
+    LogisticRanking,
     /// `hs_mse`, `hs_cosine`, `hs_cka`, `hs_relation`: a comparison of hidden states or attention relations.
     Hidden(Hidden),
+}
+
+/// Divergences between p, the teacher's distribution, and q, the student's. `docs/losses.md` has the formulas.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Divergence {
+    /// `kl`: KL(p || q).
+    Kl,
+    /// `reverse_kl`: KL(q || p).
+    ReverseKl,
+    /// `jeffreys`: the sum of both.
+    Jeffreys,
+    /// `jsd`: beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q.
+    Jsd {
+        /// Default 0.5.
+        beta: Scheduled,
+        /// Divided by beta (1 - beta), which makes its ends 0 and 1 `kl` and `reverse_kl`; default false.
+        scaled: bool,
+    },
+    /// `skew_kl`: KL(p || alpha p + (1 - alpha) q).
+    SkewKl {
+        /// Default 0.1.
+        alpha: Scheduled,
+    },
+    /// `skew_reverse_kl`: KL(q || (1 - alpha) p + alpha q).
+    SkewReverseKl {
+        /// Default 0.1.
+        alpha: Scheduled,
+    },
+    /// `tvd`: half of sum |p - q|.
+    Tvd,
+    /// `adaptive_kl`: KL both ways, weighted by where the distributions differ.
+    AdaptiveKl {
+        /// The head's probability; default 0.5.
+        mu: Scheduled,
+    },
+    /// `alpha_beta`: ABKD's divergence.
+    AlphaBeta {
+        /// Default 0.2.
+        alpha: Scheduled,
+        /// Default 0.7.
+        beta: Scheduled,
+    },
+    /// `taid`: KL from softmax((1 - t) z + t v), between the student's logits z and the teacher's v.
+    Taid {
+        /// Default from 0.4 to 1 over the run.
+        t: Scheduled,
+    },
 }
 
 /// What a sparse teacher's unrecorded probability means. A dense teacher leaves none out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MissingProbability {
-    /// `symmetric_uniform`: one more outcome, the rest of the vocabulary, with the recorded tail mass (the ghost
-    /// bucket).
+    /// `symmetric_uniform`, `ghost`: one more outcome, the rest of the vocabulary, with the recorded tail mass.
     #[default]
     Ghost,
     /// `zero`: none; the recorded probabilities are scaled to sum to 1. Biased; for comparisons.
     Zero,
+    /// `uniform`: the recorded tail mass in equal shares for all tokens that are not recorded.
+    Uniform,
+    /// `both_renormalised`: teacher and student are compared on the recorded tokens alone.
+    BothRenormalised,
 }
 
-const MISSING: Names<MissingProbability> =
-    &[("symmetric_uniform", MissingProbability::Ghost), ("zero", MissingProbability::Zero)];
-
-/// A loss by its name in a recipe.
-struct Named {
-    name: &'static str,
-    /// The keys it has besides `function` and `weight`.
-    keys: &'static [&'static str],
-    read: fn(&Fields) -> Result<Function>,
-}
-
-/// Every loss there is.
-const LOSSES: &[Named] = &[
-    Named { name: "cross_entropy", keys: &[], read: |_| Ok(Function::CrossEntropy) },
-    Named { name: "kl", keys: &["temperature", "missing_probability_handling"], read: kl },
-    Named { name: "hs_mse", keys: &["layer_mapping"], read: hidden::mse },
-    Named { name: "hs_cosine", keys: &["layer_mapping"], read: hidden::cosine },
-    Named { name: "hs_cka", keys: &["layer_mapping"], read: hidden::cka },
-    Named { name: "hs_relation", keys: &["layer_mapping", "relation_heads"], read: hidden::relation },
-];
-
-/// Losses of DistillKit that this crate lacks, and keys of its losses that say nothing here.
-const DISTILLKIT_LOSSES: &[&str] = &["jsd", "tvd", "hinge", "logistic_ranking"];
-const DISTILLKIT_KEYS: &[&str] = &["sparse_chunk_length", "margin"];
-
-fn kl(fields: &Fields) -> Result<Function> {
-    Ok(Function::Kl {
-        temperature: fields.or("temperature", 1.0, Node::number)?,
-        missing: fields.or("missing_probability_handling", MissingProbability::Ghost, |n| n.choice(MISSING))?,
-    })
-}
-
-/// The losses of a recipe that names none.
-pub(super) fn default_losses(with_teacher: bool) -> Vec<LossFunction> {
-    let kl = Function::Kl { temperature: 1.0, missing: MissingProbability::Ghost };
-    if with_teacher {
-        let cross_entropy = LossFunction { weight: 0.1, function: Function::CrossEntropy };
-        return vec![LossFunction { weight: 1.0, function: kl }, cross_entropy];
-    }
-    vec![LossFunction { weight: 1.0, function: Function::CrossEntropy }]
-}
-
-/// Reads one item of `loss_functions`.
-pub(super) fn loss_function(node: Node) -> Result<LossFunction> {
-    let mut known = vec!["function", "weight"];
-    for key in LOSSES.iter().flat_map(|loss| loss.keys) {
-        if !known.contains(key) {
-            known.push(key);
-        }
-    }
-    let fields = node.fields(&known, DISTILLKIT_KEYS)?;
-    let names = LOSSES.iter().map(|loss| loss.name).collect::<Vec<_>>();
-    let name = fields.need("function", &format!("one of {}", names.join(", ")), Node::text)?;
-    let Some(loss) = LOSSES.iter().find(|loss| loss.name == name) else {
-        let complaint = fields.complaint("function").expected(format!("one of {}", names.join(", ")));
-        let complaint = complaint.found(format!("{name:?}"));
-        let near = Error::nearest(&name, names.iter().copied());
-        return match (near, DISTILLKIT_LOSSES.contains(&name.as_str())) {
-            (_, true) => complaint.help("DistillKit has this loss, potstill does not").err(),
-            (Some(near), false) => complaint.help(format!("did you mean `{near}`?")).err(),
-            (None, false) => complaint.err(),
-        };
-    };
-    if let Some(key) = known[2..].iter().find(|key| fields.node(key).is_some() && !loss.keys.contains(key)) {
-        let complaint = fields.complaint(key).expected(format!("no such key for {name}")).found("one");
-        let help = if name == "cross_entropy" { "cross_entropy is always at temperature 1: " } else { "" };
-        return complaint.help(format!("{help}remove the key")).err();
-    }
-    let function = (loss.read)(&fields)?;
-    Ok(LossFunction { weight: fields.need("weight", "a positive number", Node::number)?, function })
-}
-
-impl Function {
-    /// Its name in a recipe and in the metrics.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Function::CrossEntropy => "cross_entropy",
-            Function::Kl { .. } => "kl",
-            Function::Hidden(hidden) => hidden.kind.name(),
-        }
-    }
-
-    /// Whether it needs a teacher.
-    pub fn needs_teacher(&self) -> bool {
-        !matches!(self, Function::CrossEntropy)
-    }
+/// What a parameter of a divergence may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bounds {
+    /// Between 0 and 1.
+    Inside,
+    /// From 0 to 1.
+    Unit,
+    /// Above 0.
+    Positive,
 }
 
 impl LossFunction {
-    pub(super) fn to_json(&self) -> Value {
-        let mut map = Map::new();
-        let mut put = |key: &str, value: Value| map.insert(key.to_string(), value);
-        put("function", json!(self.function.name()));
-        put("weight", json!(self.weight));
-        match &self.function {
-            Function::CrossEntropy => {}
-            Function::Hidden(hidden) => hidden.put_json(&mut map),
-            &Function::Kl { temperature, missing } => {
-                put("temperature", json!(temperature));
-                put("missing_probability_handling", json!(name(MISSING, missing)));
-            }
+    /// Plain `cross_entropy`.
+    pub fn cross_entropy(weight: f64) -> LossFunction {
+        let function = Function::CrossEntropy { label_smoothing: 0.0, z_loss: 0.0 };
+        LossFunction { weight: weight.into(), function }
+    }
+
+    /// `kl` at temperature 1 with the ghost bucket.
+    pub fn kl(weight: f64) -> LossFunction {
+        let (divergence, missing) = (Divergence::Kl, MissingProbability::Ghost);
+        let function = Function::Divergence { divergence, temperature: 1.0.into(), missing };
+        LossFunction { weight: weight.into(), function }
+    }
+
+    /// Everything of it that changes over the run, by key.
+    pub fn scheduled(&self) -> Vec<(&'static str, &Scheduled)> {
+        let mut all = vec![("weight", &self.weight)];
+        if let Function::Divergence { divergence, temperature, .. } = &self.function {
+            all.push(("temperature", temperature));
+            all.extend(divergence.parameters().into_iter().map(|(key, value, _)| (key, value)));
         }
-        Value::Object(map)
+        all.retain(|(_, value)| value.constant().is_none());
+        all
     }
 }
 
+impl Function {
+    /// Whether it needs a teacher.
+    pub fn needs_teacher(&self) -> bool {
+        !matches!(self, Function::CrossEntropy { .. })
+    }
+
+    /// The temperature at which it wants a stored teacher's records; `None` if it reads none.
+    pub fn record_temperature(&self) -> Option<f64> {
+        match self {
+            Function::Divergence { temperature, .. } => temperature.constant(),
+            Function::Hinge { .. } | Function::LogisticRanking => Some(1.0),
+            Function::CrossEntropy { .. } | Function::LogitMse | Function::Hidden(_) => None,
+        }
+    }
+}
+
+impl Function {
+    /// What it is, for a reader who does not know its name.
+    pub fn describe(&self) -> String {
+        match self {
+            Function::CrossEntropy { label_smoothing, z_loss } => {
+                let mut text = "cross entropy with the text's next token".to_string();
+                for (value, what) in [(label_smoothing, "label smoothing"), (z_loss, "z-loss")] {
+                    if *value != 0.0 {
+                        text += &format!(", {what} {value}");
+                    }
+                }
+                text
+            }
+            Function::Divergence { divergence, temperature, missing } => {
+                let missing = match missing {
+                    MissingProbability::Ghost => "unrecorded probability as one outcome more",
+                    MissingProbability::Zero => "recorded probabilities scaled up to 1",
+                    MissingProbability::Uniform => "unrecorded probability in equal shares",
+                    MissingProbability::BothRenormalised => "both sides renormalised over the recorded tokens",
+                };
+                format!("{} at temperature {temperature}, {missing}", divergence.describe())
+            }
+            Function::LogitMse => "the variance of the difference between the logits".to_string(),
+            Function::Hinge { margin } => format!("the teacher's ranking, by probabilities {margin} apart"),
+            Function::LogisticRanking => "the teacher's ranking, by logits".to_string(),
+            Function::Hidden(hidden) => hidden.kind.describe().to_string(),
+        }
+    }
+}
+
+impl Divergence {
+    fn describe(&self) -> String {
+        let name = match self {
+            Divergence::Kl => "KL(teacher || student)",
+            Divergence::ReverseKl => "KL(student || teacher)",
+            Divergence::Jeffreys => "KL(teacher || student) + KL(student || teacher)",
+            Divergence::Jsd { scaled: false, .. } => "Jensen-Shannon divergence",
+            Divergence::Jsd { scaled: true, .. } => "scaled Jensen-Shannon divergence",
+            Divergence::SkewKl { .. } => "KL(teacher || mixture with the student)",
+            Divergence::SkewReverseKl { .. } => "KL(student || mixture with the teacher)",
+            Divergence::Tvd => "total variation distance",
+            Divergence::AdaptiveKl { .. } => "adaptive KL in both directions",
+            Divergence::AlphaBeta { .. } => "alpha-beta divergence",
+            Divergence::Taid { .. } => "KL(teacher between student and teacher || student)",
+        };
+        let parameters: Vec<String> =
+            self.parameters().iter().map(|(key, value, _)| format!("{key} {value}")).collect();
+        if parameters.is_empty() { name.to_string() } else { format!("{name} ({})", parameters.join(", ")) }
+    }
+
+    /// Its parameters by key.
+    pub(super) fn parameters(&self) -> Vec<(&'static str, &Scheduled, Bounds)> {
+        match self {
+            Divergence::Kl | Divergence::ReverseKl | Divergence::Jeffreys | Divergence::Tvd => Vec::new(),
+            Divergence::Jsd { beta, scaled: false } => vec![("beta", beta, Bounds::Inside)],
+            Divergence::Jsd { beta, scaled: true } => vec![("beta", beta, Bounds::Unit)],
+            Divergence::SkewKl { alpha } | Divergence::SkewReverseKl { alpha } => {
+                vec![("alpha", alpha, Bounds::Inside)]
+            }
+            Divergence::AdaptiveKl { mu } => vec![("mu", mu, Bounds::Inside)],
+            Divergence::AlphaBeta { alpha, beta } => {
+                vec![("alpha", alpha, Bounds::Positive), ("beta", beta, Bounds::Positive)]
+            }
+            Divergence::Taid { t } => vec![("t", t, Bounds::Unit)],
+        }
+    }
+
+    /// Whether it is infinite where the teacher has probability 0 and the student has not.
+    pub fn needs_support(&self) -> bool {
+        match self {
+            Divergence::ReverseKl | Divergence::Jeffreys | Divergence::AdaptiveKl { .. } => true,
+            Divergence::Jsd { beta, scaled: true } => beta.ends().iter().any(|beta| *beta >= 1.0),
+            _ => false,
+        }
+    }
+}
+
+/// The names of losses in metrics: those in the recipe, numbered from the second of a name on: `kl`, `kl_2`.
+pub fn loss_names(losses: &[LossFunction]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for (i, loss) in losses.iter().enumerate() {
+        let name = loss.function.name();
+        let before = losses[..i].iter().filter(|other| other.function.name() == name).count();
+        names.push(if before == 0 { name.to_string() } else { format!("{name}_{}", before + 1) });
+    }
+    names
+}
+
+/// The distinct temperatures at which `losses` want a stored teacher's records, in their order.
+pub fn record_temperatures(losses: &[LossFunction]) -> Vec<f64> {
+    let mut temperatures: Vec<f64> = Vec::new();
+    for temperature in losses.iter().filter_map(|loss| loss.function.record_temperature()) {
+        if !temperatures.contains(&temperature) {
+            temperatures.push(temperature);
+        }
+    }
+    temperatures
+}
+
 impl Recipe {
-    pub(super) fn check_losses(&self, file: &Path) -> Result<()> {
-        let complaint = |key: String| Error::file(file).field(format!("`loss_functions{key}`"));
-        if self.loss_functions.is_empty() {
-            return complaint(String::new()).expected("at least one loss").found("none").err();
-        }
-        for (i, loss) in self.loss_functions.iter().enumerate() {
-            if !(loss.weight > 0.0 && loss.weight.is_finite()) {
-                let complaint = complaint(format!("[{i}].weight")).expected("a positive number").found(loss.weight);
-                return complaint.help("remove the loss to leave it out").err();
-            }
-            let same = |other: &LossFunction| other.function.name() == loss.function.name();
-            if self.loss_functions[..i].iter().any(same) {
-                let complaint = complaint(format!("[{i}].function")).expected("each loss once").found("it again");
-                return complaint.help("add up the weights").err();
-            }
-            if let Function::Kl { temperature, .. } = loss.function
-                && !(temperature > 0.0 && temperature.is_finite())
-            {
-                let complaint = complaint(format!("[{i}].temperature"));
-                return complaint.expected("a positive number").found(temperature).help("1 is usual").err();
-            }
-            if loss.function.needs_teacher() && self.teacher.is_none() {
-                let expected = format!("a `teacher` for {}", loss.function.name());
-                let complaint = complaint(format!("[{i}].function")).expected(expected).found("none");
-                return complaint.help("add a teacher, or train on text with cross_entropy alone").err();
-            }
-        }
-        Ok(())
+    /// Whether a loss needs the teacher.
+    pub fn learns_from_teacher(&self) -> bool {
+        self.loss_functions.iter().any(|loss| loss.function.needs_teacher())
     }
 
-    /// The `kl` term, if there is one: its weight, temperature and handling of missing probability.
-    pub fn kl(&self) -> Option<(f64, f64, MissingProbability)> {
-        self.loss_functions.iter().find_map(|loss| match loss.function {
-            Function::Kl { temperature, missing } => Some((loss.weight, temperature, missing)),
-            Function::CrossEntropy | Function::Hidden(_) => None,
-        })
-    }
-
-    /// The weight of `cross_entropy`, 0 without it.
-    pub fn cross_entropy_weight(&self) -> f64 {
-        let weight = |loss: &LossFunction| (loss.function == Function::CrossEntropy).then_some(loss.weight);
-        self.loss_functions.iter().find_map(weight).unwrap_or(0.0)
+    /// Whether there is a `cross_entropy` with a weight above 0.
+    pub fn has_cross_entropy(&self) -> bool {
+        let counts = |loss: &LossFunction| loss.weight.ends().iter().any(|weight| *weight > 0.0);
+        let is = |loss: &&LossFunction| matches!(loss.function, Function::CrossEntropy { .. });
+        self.loss_functions.iter().filter(is).any(counts)
     }
 }

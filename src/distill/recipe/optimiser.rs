@@ -115,29 +115,23 @@ impl TrainingArgs {
     }
 
     /// Checks the keys read here; `rule` answers for `training_args.KEY`.
-    pub(super) fn check_optimiser(&self, rule: &super::check::Rule) -> Result<()> {
-        let check = |holds: bool, key: &str, expected: &str, found: f64| {
-            rule(holds, &format!("training_args.{key}"), expected, &found)
+    pub(super) fn check_optimiser(&self, problems: &mut super::check::Problems) {
+        let mut check = |holds: bool, key: &str, expected: &str, found: f64| {
+            problems.rule(holds, &format!("training_args.{key}"), expected, &found);
         };
         if matches!(self.optim, Optim::AdamW | Optim::AdamW8Bit) {
             let positive = self.adam_epsilon > 0.0 && self.adam_epsilon.is_finite();
-            check(positive, "adam_epsilon", "a positive number", self.adam_epsilon)?;
+            check(positive, "adam_epsilon", "a positive number", self.adam_epsilon);
         }
         let decays = [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2), ("momentum", self.momentum)];
         for (key, value) in decays.into_iter().chain([("ema_decay", self.ema_decay)]) {
-            check((0.0..1.0).contains(&value), key, "a number from 0 to below 1", value)?;
+            check((0.0..1.0).contains(&value), key, "a number from 0 to below 1", value);
         }
         let decay = self.layerwise_lr_decay;
-        check(decay > 0.0 && decay <= 1.0, "layerwise_lr_decay", "a number above 0 and up to 1", decay)?;
+        check(decay > 0.0 && decay <= 1.0, "layerwise_lr_decay", "a number above 0 and up to 1", decay);
         for (pattern, factor) in &self.lr_multipliers {
-            let key = format!("lr_multipliers.{pattern}");
-            check(
-                *factor > 0.0 && factor.is_finite(),
-                &key,
-                "a positive number (to freeze, use `frozen_res`)",
-                *factor,
-            )?;
+            let (key, positive) = (format!("lr_multipliers.{pattern}"), *factor > 0.0 && factor.is_finite());
+            check(positive, &key, "a positive number (to freeze, use `frozen_res`)", *factor);
         }
-        Ok(())
     }
 }

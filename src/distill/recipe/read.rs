@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::fields::{Fields, Node};
-use super::losses::{default_losses, loss_function};
+use super::fields::{Fields, Node, keep};
+use super::loss_keys::{default_losses, loss_function};
 use super::*;
 use crate::distill::distillkit;
 use crate::{Error, Result};
@@ -80,28 +80,48 @@ fn root(node: Node) -> Result<Recipe> {
         "training_args",
     ];
     let fields = node.fields(known, DISTILLKIT_ROOT)?;
-    let seed = fields.or("seed", 42, Node::integer)?;
-    let teacher = fields.maybe("teacher", teacher)?;
-    let loss_functions = match fields.node("loss_functions") {
-        Some(node) => node.list(loss_function)?,
-        None => default_losses(teacher.is_some()),
+    let mut wrong = Vec::new();
+    let seed = keep(&mut wrong, fields.or("seed", 42, Node::integer));
+    // What follows from the seed is not worth a second complaint about it.
+    let or_any = seed.unwrap_or(42);
+    let project_name = keep(&mut wrong, fields.maybe("project_name", Node::text));
+    let output_path = keep(&mut wrong, fields.need("output_path", "the folder to write to", path));
+    let device = keep(&mut wrong, fields.or("device", "auto".to_string(), Node::text));
+    let sequence_length = "the number of tokens in a sequence";
+    let sequence_length = keep(&mut wrong, fields.need("sequence_length", sequence_length, Node::count));
+    let model = keep(&mut wrong, fields.need("model", "the student", |node| student(node, or_any)));
+    let teacher = keep(&mut wrong, fields.maybe("teacher", teacher));
+    let dataset = keep(&mut wrong, fields.need("dataset", "the text to train on", |node| dataset(node, or_any)));
+    let losses = match fields.node("loss_functions") {
+        Some(node) => node.list(loss_function),
+        None => Ok(default_losses(fields.node("teacher").is_some())),
     };
-    Ok(Recipe {
-        project_name: fields.maybe("project_name", Node::text)?,
-        output_path: fields.need("output_path", "the folder to write to", path)?,
-        seed,
-        device: fields.or("device", "auto".to_string(), Node::text)?,
-        sequence_length: fields.need("sequence_length", "the number of tokens in a sequence", Node::count)?,
-        model: fields.need("model", "the student", |node| student(node, seed))?,
-        teacher,
-        dataset: fields.need("dataset", "the text to train on", |node| dataset(node, seed))?,
-        loss_functions,
-        layer_mapping: fields.maybe("layer_mapping", hidden::layer_mapping)?,
-        force_hidden_state_projection: fields.or("force_hidden_state_projection", false, Node::boolean)?,
-        masks: students::masks(&fields)?,
-        lora: fields.maybe("lora", |node| students::lora(node, seed))?,
-        training_args: fields.need("training_args", "the optimisation", training_args)?,
-    })
+    let losses = keep(&mut wrong, losses);
+    let layer_mapping = keep(&mut wrong, fields.maybe("layer_mapping", hidden::layer_mapping));
+    let force = keep(&mut wrong, fields.or("force_hidden_state_projection", false, Node::boolean));
+    let masks = keep(&mut wrong, students::masks(&fields));
+    let lora = keep(&mut wrong, fields.maybe("lora", |node| students::lora(node, or_any)));
+    let args = keep(&mut wrong, fields.need("training_args", "the optimisation", training_args));
+    Error::all(wrong)?;
+    let whole = || {
+        Some(Recipe {
+            project_name: project_name?,
+            output_path: output_path?,
+            seed: seed?,
+            device: device?,
+            sequence_length: sequence_length?,
+            model: model?,
+            teacher: teacher?,
+            dataset: dataset?,
+            loss_functions: losses?,
+            layer_mapping: layer_mapping?,
+            force_hidden_state_projection: force?,
+            masks: masks?,
+            lora: lora?,
+            training_args: args?,
+        })
+    };
+    whole().ok_or_else(|| Error::internal("a recipe in part"))
 }
 
 fn path(node: &Node) -> Result<PathBuf> {

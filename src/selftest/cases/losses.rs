@@ -1,26 +1,26 @@
 use crate::Result;
 use crate::graph::{DType, Tensor};
-use crate::ops::{self, Chunk, DenseTarget, LossInto, Missing, RowsInto, SparseTarget};
+use crate::ops::{self, Chunk, DenseTarget, LossInto, Missing, RowsInto, Smoothing, SparseTarget};
 use crate::selftest::{Case, Setup};
 
 /// Sizes of a chunk of logits in its batch.
 #[derive(Debug, Clone, Copy)]
-struct Size {
+pub(super) struct Size {
     /// Rows of the batch.
-    batch: usize,
+    pub batch: usize,
     /// First row of the chunk and how many it has.
-    first: usize,
-    rows: usize,
+    pub first: usize,
+    pub rows: usize,
     /// Real vocabulary and columns.
-    vocab: usize,
-    padded: usize,
+    pub vocab: usize,
+    pub padded: usize,
 }
 
-const fn size(batch: usize, first: usize, rows: usize, vocab: usize, padded: usize) -> Size {
+pub(super) const fn size(batch: usize, first: usize, rows: usize, vocab: usize, padded: usize) -> Size {
     Size { batch, first, rows, vocab, padded }
 }
 
-const SIZES: [Size; 7] = [
+pub(super) const SIZES: [Size; 7] = [
     size(1, 0, 1, 1, 1),
     size(3, 0, 3, 2, 3),
     size(5, 1, 3, 37, 37),
@@ -82,12 +82,19 @@ fn losses_of(at: Size) -> impl Iterator<Item = Case> {
     let whole = Case::new("sparse_kl", format!("ghost with every token stored, {at:?}"), move |s: &mut Setup| {
         sparse_kl(s, at, at.vocab, true, 1.0)
     });
-    let cross_entropy = Case::new("cross_entropy", format!("{at:?}"), move |s: &mut Setup| cross_entropy(s, at));
-    plain.chain([whole, cross_entropy])
+    let cross_entropies = [(0.0, 0.0), (0.1, 0.0), (0.1, 1e-2)].map(|(label_smoothing, z_loss)| {
+        let smoothing = Smoothing { label_smoothing, z_loss };
+        Case::new("cross_entropy", format!("{smoothing:?}, {at:?}"), move |s: &mut Setup| {
+            cross_entropy(s, at, smoothing)
+        })
+    });
+    // Of a single token smoothing takes away what it gives, up to rounding.
+    let cross_entropies = cross_entropies.into_iter().take(if at.vocab == 1 { 1 } else { 3 });
+    plain.chain([whole]).chain(cross_entropies)
 }
 
 /// Logits in [-scale, scale), the surplus columns far above them.
-fn logits(s: &mut Setup, at: Size, scale: f64) -> Tensor {
+pub(super) fn logits(s: &mut Setup, at: Size, scale: f64) -> Tensor {
     let mut values = s.randoms(at.rows * at.padded);
     values.iter_mut().for_each(|x| *x = (*x * scale) as f32 as f64);
     for row in values.chunks_mut(at.padded) {
@@ -96,26 +103,32 @@ fn logits(s: &mut Setup, at: Size, scale: f64) -> Tensor {
     s.floats([at.rows, at.padded], values, false)
 }
 
-fn chunk(s: &mut Setup, at: Size, scale: f64) -> Chunk {
+pub(super) fn chunk(s: &mut Setup, at: Size, scale: f64) -> Chunk {
     Chunk { z: logits(s, at, scale), first_row: at.first, vocab: at.vocab }
 }
 
 /// Random row weights, every fourth 0.
-fn weights(s: &mut Setup, at: Size) -> Tensor {
+pub(super) fn weights(s: &mut Setup, at: Size) -> Tensor {
     let mut values = s.randoms(at.batch);
     values.iter_mut().skip(3).step_by(4).for_each(|w| *w = 0.0);
     s.floats([at.batch], values, false)
 }
 
 /// Row losses and a gradient to add to, both zero, as two inputs.
-fn into(s: &mut Setup, at: Size) -> LossInto {
+pub(super) fn into(s: &mut Setup, at: Size) -> LossInto {
     let loss_rows = s.floats([at.batch], vec![0.0; at.batch], false);
     let dz = s.floats([at.rows, at.padded], vec![0.0; at.rows * at.padded], false);
     LossInto { loss_rows, dz: Some(dz) }
 }
 
 /// Claims that `into.dz` is the gradient of the weighted row losses, and compares the losses computed alone.
-fn claim(s: &mut Setup, at: Size, z: Tensor, weights: Tensor, loss: impl Fn(&mut Setup, LossInto) -> LossInto) {
+pub(super) fn claim(
+    s: &mut Setup,
+    at: Size,
+    z: Tensor,
+    weights: Tensor,
+    loss: impl Fn(&mut Setup, LossInto) -> LossInto,
+) {
     let both = into(s, at);
     let both = loss(s, both);
     s.claim(both.loss_rows, weights, z, both.dz.expect("asked for"));
@@ -124,14 +137,14 @@ fn claim(s: &mut Setup, at: Size, z: Tensor, weights: Tensor, loss: impl Fn(&mut
     s.result(alone.loss_rows);
 }
 
-fn labels(s: &mut Setup, at: Size) -> Tensor {
+pub(super) fn labels(s: &mut Setup, at: Size) -> Tensor {
     let mut values: Vec<u32> = (0..at.batch).map(|n| (n * 31 % at.vocab) as u32).collect();
     values.iter_mut().skip(2).step_by(5).for_each(|label| *label = u32::MAX);
     s.ints([at.batch], values)
 }
 
 /// `k` distinct tokens a row with random log-probabilities; every seventh slot unused, by its id or its value.
-fn stored(s: &mut Setup, at: Size, k: usize) -> (Tensor, Tensor) {
+pub(super) fn stored(s: &mut Setup, at: Size, k: usize) -> (Tensor, Tensor) {
     let (mut ids, mut log_probs) = (Vec::new(), Vec::new());
     for _ in 0..at.batch {
         let mut order: Vec<(f64, u32)> = (0..at.vocab as u32).map(|id| (s.random(), id)).collect();
@@ -146,11 +159,11 @@ fn stored(s: &mut Setup, at: Size, k: usize) -> (Tensor, Tensor) {
     (s.ints([at.batch, k], ids), s.floats([at.batch, k], log_probs, false))
 }
 
-fn cross_entropy(s: &mut Setup, at: Size) -> Result<()> {
+fn cross_entropy(s: &mut Setup, at: Size, smoothing: Smoothing) -> Result<()> {
     let (chunk, labels, weights) = (chunk(s, at, 4.0), labels(s, at), weights(s, at));
     claim(s, at, chunk.z, weights, |s, into| {
         let lse = ops::log_sum_exp(&mut s.graph, chunk.z, at.vocab, 1.0);
-        ops::cross_entropy(&mut s.graph, chunk, lse, labels, weights, into)
+        ops::smoothed_cross_entropy(&mut s.graph, chunk, lse, labels, weights, smoothing, into)
     });
     Ok(())
 }

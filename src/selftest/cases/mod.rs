@@ -4,6 +4,7 @@ mod activation;
 mod adamw;
 mod attention;
 mod columns;
+mod divergences;
 mod embedding;
 mod grad_norm;
 mod hidden;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Case> {
         adamw::cases(),
         attention::cases(),
         columns::cases(),
+        divergences::cases(),
         embedding::cases(),
         grad_norm::cases(),
         hidden::cases(),

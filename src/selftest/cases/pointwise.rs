@@ -1,4 +1,4 @@
-use crate::ops;
+use crate::ops::{self, Power};
 use crate::selftest::Case;
 
 pub fn cases() -> Vec<Case> {
@@ -26,6 +26,14 @@ pub fn cases() -> Vec<Case> {
             let zeros = ops::zeros(&mut s.graph, [n]);
             let sum = ops::add_in_place(&mut s.graph, zeros, a);
             s.result(sum);
+            Ok(())
+        }));
+    }
+    for power in [Power::One, Power::Square, Power::Inverse] {
+        rows.push(Case::new("pointwise", format!("scaled by a scalar tensor, {power:?}"), move |s| {
+            let (a, factor) = (s.float([7, 43]), s.floats([1], vec![-1.75], false));
+            let scaled = ops::scale_by(&mut s.graph, a, factor, power);
+            s.result(scaled);
             Ok(())
         }));
     }

@@ -1,0 +1,166 @@
+//! The losses of a recipe in training: all of them, from records and from a live teacher; what changes over the steps.
+
+mod common;
+
+use common::{novel, recipe, small_config, small_model};
+use potstill::device::Device;
+use potstill::distill::corpus::{CorpusOptions, read_corpus};
+use potstill::distill::recipe::loss_names;
+use potstill::distill::setup::Setup;
+use potstill::distill::trainer::StepReport;
+use potstill::distill::{CaptureOptions, Recipe, capture};
+use potstill::formats::ModelFolder;
+use potstill::shards::Record;
+use potstill::shards::spec::LogProbType;
+use std::ops::ControlFlow::Continue;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A teacher, text, and records of both kinds.
+fn prepare(dir: &Path) {
+    small_model(&dir.join("teacher"), 32, 2, 8);
+    let text = novel(dir, "text.txt", 30_000..32_000);
+    let teacher = ModelFolder::open(dir.join("teacher")).unwrap();
+    let corpus = Arc::new(read_corpus(&teacher.tokenizer().unwrap(), &CorpusOptions::new(vec![text])).unwrap());
+    let top_k = Record::TopK { k: 16, log_probs: LogProbType::DEFAULT };
+    let sampled = Record::Sampled { draws: 50, max_unique: 50, seed: 3 };
+    for (name, record, temperatures) in [("top-k", top_k, vec![1.0, 2.0]), ("sampled", sampled, vec![1.0])] {
+        let options = CaptureOptions { record, sequence_length: 32, temperatures, ..CaptureOptions::default() };
+        let out = dir.join(name);
+        capture(&Device::cpu(), &teacher, &corpus, &out, &options, &mut |_| (), &mut |_| Continue(())).unwrap();
+    }
+}
+
+/// The recipe of `steps` steps with these losses; the teacher is `live` or a record folder.
+fn of(dir: &Path, teacher: &str, losses: &str, steps: usize) -> Recipe {
+    let kind = if teacher == "teacher" { "live" } else { "shards" };
+    recipe(&format!(
+        "{{ output_path: unused, device: cpu, sequence_length: 32, seed: 11, \
+         model: {{ config: {}, tokenizer: {} }}, teacher: {{ kind: {kind}, path: {} }}, dataset: {{ train: {} }}, \
+         loss_functions: [{losses}], training_args: {{ max_steps: {steps}, per_device_train_batch_size: 2, \
+         gradient_accumulation_steps: 2, learning_rate: 2e-3, lr_scheduler_type: constant }} }}",
+        small_config(32, 2),
+        dir.join("teacher").display(),
+        dir.join(teacher).display(),
+        dir.join("text.txt").display(),
+    ))
+}
+
+fn train(recipe: &Recipe, steps: usize) -> Vec<StepReport> {
+    let mut trainer = Setup::open(recipe).unwrap().trainer().unwrap();
+    let counts: Vec<_> = (0..steps).map(|_| trainer.advance().unwrap()).collect();
+    trainer.reports(&counts).unwrap()
+}
+
+const DIVERGENCES: [&str; 11] = [
+    "function: kl",
+    "function: reverse_kl",
+    "function: jeffreys",
+    "function: jsd",
+    "function: jsd, beta: 0.2, scaled: true",
+    "function: skew_kl",
+    "function: skew_reverse_kl",
+    "function: tvd",
+    "function: adaptive_kl",
+    "function: alpha_beta",
+    "function: taid",
+];
+
+#[test]
+fn every_loss_teaches_from_every_teacher_that_can_feed_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    let of_all = |more: &[&str], handling: &str| {
+        let all = DIVERGENCES.iter().map(|loss| format!("{loss}{handling}")).chain(more.iter().map(|m| m.to_string()));
+        all.map(|loss| format!("{{ {loss}, weight: 0.1 }}")).collect::<Vec<_>>().join(", ")
+    };
+    let ranking = ["function: hinge, margin: 0.1", "function: logistic_ranking"];
+    let live = of_all(&["function: logit_mse", "function: cross_entropy, label_smoothing: 0.1, z_loss: 1e-4"], "");
+    let runs = [
+        ("teacher", live),
+        ("top-k", of_all(&ranking, "")),
+        ("top-k", of_all(&[], ", missing_probability_handling: uniform, temperature: 2")),
+        ("top-k", of_all(&[], ", missing_probability_handling: both_renormalised")),
+    ];
+    for (teacher, losses) in runs {
+        let recipe = of(dir, teacher, &losses, 12);
+        let reports = train(&recipe, 12);
+        let names = loss_names(&recipe.loss_functions);
+        assert!(names.contains(&"jsd".to_string()) && names.contains(&"jsd_2".to_string()), "{names:?}");
+        let (first, last) = (&reports[0], &reports[11]);
+        assert!(first.grad_norm > 0.0 && last.loss < 0.98 * first.loss, "{teacher}: {} {}", first.loss, last.loss);
+        for (name, value) in names.iter().zip(&first.losses) {
+            assert!(value.is_finite() && *value > 0.0, "{teacher}: {name} is {value}");
+        }
+        // The default t of TAID rises from 0.4.
+        assert_eq!(first.scheduled, [("taid.t".to_string(), 0.4)]);
+        assert!((last.scheduled[0].1 - 1.0).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn a_schedule_is_at_each_step_the_number_it_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    // (scheduled, what it is at the first step)
+    let pairs = [
+        ("kl, weight: { schedule: linear, from: 0.5, to: 0.1 }", "kl, weight: 0.5"),
+        ("kl, weight: 1, temperature: [[0, 2], [2, 1]]", "kl, weight: 1, temperature: 2"),
+        ("tvd, weight: 1, temperature: [[0, 2], [2, 1]]", "tvd, weight: 1, temperature: 2"),
+        ("jsd, weight: 1, beta: { schedule: cosine, from: 0.25, to: 0.75 }", "jsd, weight: 1, beta: 0.25"),
+        ("taid, weight: 1", "taid, weight: 1, t: 0.4"),
+        ("alpha_beta, weight: 1, alpha: [[0, 0.5], [1, 0.25]]", "alpha_beta, weight: 1, alpha: 0.5"),
+    ];
+    for (scheduled, constant) in pairs {
+        let named = |loss: &str| format!("{{ function: {loss} }}");
+        let found = train(&of(dir, "teacher", &named(scheduled), 3), 3);
+        let expected = train(&of(dir, "teacher", &named(constant), 3), 3);
+        // The temperature goes another way through f32, a few roundings of logits long.
+        let near = |a: f64, b: f64| (a - b).abs() < 2e-5 * b.abs();
+        let (one, other) = (&found[0], &expected[0]);
+        assert!(near(one.loss, other.loss) && near(one.grad_norm, other.grad_norm), "{scheduled}: {one:?} {other:?}");
+        assert!(!near(found[2].loss, expected[2].loss), "{scheduled} did not change");
+        assert_eq!((found[0].scheduled.len(), expected[0].scheduled.len()), (1, 0), "{scheduled}");
+    }
+    let recipe = of(dir, "teacher", "{ function: kl, weight: { schedule: linear, from: 0.5, to: 0.1 } }", 3);
+    for (report, weight) in train(&recipe, 3).iter().zip([0.5, 0.3, 0.1]) {
+        assert!((report.loss - weight * report.losses[0]).abs() < 1e-12, "{report:?}");
+        assert_eq!(report.scheduled[0].0, "kl.weight");
+        assert!((report.scheduled[0].1 - weight).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn losses_at_two_stored_temperatures_each_get_their_own_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    let (cold, hot) = ("{ function: kl, weight: 1 }", "{ function: kl, weight: 1, temperature: 2 }");
+    let first = |losses: &str| train(&of(dir, "top-k", losses, 1), 1).remove(0).losses;
+    let both = first(&format!("{cold}, {hot}"));
+    assert_eq!(both, [first(cold), first(hot)].concat());
+    assert!(both[0] != both[1]);
+}
+
+#[test]
+fn random_draws_refuse_what_they_make_infinite_and_warn_of_bias() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    let losses = "{ function: reverse_kl, weight: 1 }, { function: kl, weight: 1 }, { function: jeffreys, weight: 1 }";
+    let Err(error) = Setup::open(&of(dir, "sampled", losses, 1)) else { panic!("opened") };
+    let error = error.to_string();
+    for part in ["2 problems:", "top-k records for reverse_kl", "top-k records for jeffreys", "capture with `--top-k`"]
+    {
+        assert!(error.contains(part), "{error}");
+    }
+    let setup =
+        Setup::open(&of(dir, "sampled", "{ function: kl, weight: 1 }, { function: tvd, weight: 1 }", 1)).unwrap();
+    let warnings = setup.warnings.join("\n");
+    assert!(warnings.contains("not that of tvd") && !warnings.contains("not that of kl"), "{warnings}");
+    let hot = of(dir, "top-k", "{ function: jsd, weight: 1, temperature: 3 }", 1);
+    let Err(error) = Setup::open(&hot) else { panic!("opened") };
+    assert!(error.to_string().contains("capture again with `--temperatures 1,3`"), "{error}");
+}
