@@ -57,7 +57,8 @@ impl Part {
         let weights = self.weights;
         let teacher = self.floats("teacher", V, &random(51, N * V));
         let weight = identity(&mut self.b, V);
-        let live = Live { hidden: teacher, head: Head { weight: Box::leak(Box::new([weight])), vocab: V } };
+        let live =
+            Live { hidden: teacher, head: Head { weight: Box::leak(Box::new([weight])), vocab: V, softcap: None } };
         let t = self.b.floats("t", [1], &[1.5]);
         let scalar = Target::Live(live, Temperature::Scalar(t));
         let mut losses = Vec::new();
@@ -100,7 +101,7 @@ impl Part {
         let weight: Vec<f64> = random(54, V * 5).iter().map(|x| 3.0 * x).collect();
         let weight = self.b.param("weight", [V, 5], &weight);
         let loss = self.losses().swap_remove(i);
-        let head = Head { weight: &[weight], vocab: V };
+        let head = Head { weight: &[weight], vocab: V, softcap: None };
         let fused = fused_head(&mut self.b.g, hidden, &head, &[loss], chunk_rows, true).unwrap();
         let d_weight = self.b.g.grad(weight).unwrap();
         let found = self.b.eval(&[fused.loss_rows[0], fused.d_hidden.unwrap(), d_weight]);

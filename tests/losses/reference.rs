@@ -125,7 +125,7 @@ pub fn run(
     b.g.require_grad(hidden);
     let weight = identity(&mut b, v);
     let loss = loss(&mut b);
-    let head = Head { weight: &[weight], vocab: v };
+    let head = Head { weight: &[weight], vocab: v, softcap: None };
     let fused = fused_head(&mut b.g, hidden, &head, &[loss], chunk_rows, true).unwrap();
     let wanted = [fused.loss_rows[0], fused.d_hidden.unwrap()];
     let mut found = match device {
@@ -157,7 +157,7 @@ pub fn live(
     let vocab = v.len() / n;
     let hidden = b.floats("teacher", [n, vocab], v);
     let weight = identity(b, vocab);
-    let head = Head { weight: Box::leak(Box::new([weight])), vocab };
+    let head = Head { weight: Box::leak(Box::new([weight])), vocab, softcap: None };
     let target = Target::Live(Live { hidden, head }, temperature(b));
     of(b, (kind, parameters), blend, target, n)
 }

@@ -237,7 +237,7 @@ fn what_would_be_infinite_is_refused() {
         let weight = super::reference::identity(&mut b, V);
         let target = Target::Stored(stored.target(&mut b, Zero));
         let loss = Loss::Divergence(of(&mut b, kind, None, target, N));
-        let head = potstill::losses::Head { weight: &[weight], vocab: V };
+        let head = potstill::losses::Head { weight: &[weight], vocab: V, softcap: None };
         let error = potstill::losses::fused_head(&mut b.g, hidden, &head, &[loss], 2, true).unwrap_err().to_string();
         assert!(error.contains("without probability") && error.contains("live teacher"), "{error}");
     }
