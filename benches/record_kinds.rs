@@ -51,7 +51,8 @@ fn main() -> Result<()> {
         let folder = cache.join("record-kinds").join(name.replace([' ', ','], "-"));
         let (shards, student) = (folder.join("shards"), folder.join("student"));
         let mut bytes = "-".to_owned();
-        if let Source::Stored(record) = source {
+        if let Source::Stored(record) = &source {
+            let record = record.clone();
             let options =
                 CaptureOptions { record, sequence_length: CONTEXT, batch_size: BATCH, ..CaptureOptions::default() };
             let go_on = &mut |_| ControlFlow::Continue(());

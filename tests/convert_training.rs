@@ -95,8 +95,8 @@ fn a_set_that_went_through_distillkits_files_trains_to_the_same_losses() {
     let (captured, converted) = (Reader::open(&set).unwrap(), Reader::open(&back).unwrap());
     let (a, b) = (captured.spec(), converted.spec());
     assert_eq!(
-        (&a.corpus_digest, a.context_length, a.rows, &a.tokenizer_digest, a.vocab_size, a.record),
-        (&b.corpus_digest, b.context_length, b.rows, &b.tokenizer_digest, b.vocab_size, b.record)
+        (&a.corpus_digest, a.context_length, a.rows, &a.tokenizer_digest, a.vocab_size, &a.record),
+        (&b.corpus_digest, b.context_length, b.rows, &b.tokenizer_digest, b.vocab_size, &b.record)
     );
     let expected = run(&student(dir, "student a", &set, &text, "symmetric_uniform", 40));
     let tokens = back.join("tokens.jsonl");

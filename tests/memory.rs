@@ -8,6 +8,7 @@ mod common;
 use common::{novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
+use potstill::distill::hidden::HiddenLosses;
 use potstill::distill::setup::{Setup, plan_memory};
 use potstill::distill::step::{StepSpec, TeacherInput};
 use potstill::distill::trained::Trained;
@@ -153,8 +154,8 @@ fn a_run_that_cannot_fit_is_refused_with_a_batch_that_can() {
     let student = models::from_config(Path::new("config"), &small_config(256, LAYERS)).unwrap();
     let losses = large(dir.path(), 1, "").loss_functions;
     let (teacher, vocabulary, context) = (TeacherInput::None, 340, 128);
-    let spec =
-        StepSpec { student, trained: Trained::default(), teacher, vocabulary, batch, context, recompute: true, losses };
+    let (trained, hidden) = (Trained::default(), HiddenLosses::default());
+    let spec = StepSpec { student, trained, teacher, vocabulary, batch, context, recompute: true, losses, hidden };
     let needed =
         plan_memory(&spec, &Settings::adamw(0.9, 0.999, 1e-8, 0.0, 1.0), Device::cpu().caps(), false).unwrap().total();
     assert!(error.ends_with(&format!("needs {}", memory::binary(needed))), "{error}: {needed}");

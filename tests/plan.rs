@@ -5,6 +5,7 @@ mod common;
 
 use common::golden;
 use potstill::device::Caps;
+use potstill::distill::hidden::HiddenLosses;
 use potstill::distill::recipe::LossFunction;
 use potstill::distill::step::{StepSpec, TeacherInput};
 use potstill::distill::trained::Trained;
@@ -18,9 +19,8 @@ fn plan(context: usize, recompute: bool) -> Plan {
     let student = models::from_config(&golden("gqa_untied"), &config).unwrap();
     let vocabulary = student.config.vocab_size;
     let losses = vec![LossFunction::cross_entropy(1.0)];
-    let teacher = TeacherInput::None;
-    let spec =
-        StepSpec { student, trained: Trained::default(), teacher, vocabulary, batch: 1, context, recompute, losses };
+    let (trained, teacher, hidden) = (Trained::default(), TeacherInput::None, HiddenLosses::default());
+    let spec = StepSpec { student, trained, teacher, vocabulary, batch: 1, context, recompute, losses, hidden };
     Plan::new(&spec.training(&Caps::webgpu()).unwrap()).unwrap()
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use potstill::data::documents::Split;
 use potstill::data::split::Holdout;
+use potstill::distill::layer_map::LayerMapping;
 use potstill::distill::recipe::*;
 
 const FULL: &str = r#"
@@ -26,6 +27,10 @@ dataset:
 loss_functions:
   - { function: kl, weight: 0.9, temperature: 2, missing_probability_handling: zero }
   - { function: cross_entropy, weight: 1e-1 }
+  - { function: hs_cosine, weight: 2 }
+  - { function: hs_relation, weight: 1, layer_mapping: last, relation_heads: 6 }
+layer_mapping: [[1, 2], [-1, -1]]
+force_hidden_state_projection: true
 frozen_modules: [model.norm]
 frozen_res: [mlp]
 freeze_embeddings: true
@@ -63,6 +68,16 @@ fn parse(text: &str) -> potstill::Result<Recipe> {
     Recipe::parse(text, Path::new("r.yaml"))
 }
 
+fn hidden(
+    weight: f64,
+    kind: HiddenKind,
+    layer_mapping: Option<LayerMapping>,
+    relation_heads: Option<usize>,
+) -> LossFunction {
+    let function = Function::Hidden(Hidden { kind, layer_mapping, relation_heads });
+    LossFunction { weight: weight.into(), function }
+}
+
 fn full() -> Recipe {
     Recipe {
         project_name: Some("ship's cat".into()),
@@ -93,7 +108,11 @@ fn full() -> Recipe {
                 },
             },
             LossFunction::cross_entropy(0.1),
+            hidden(2.0, HiddenKind::Cosine, None, None),
+            hidden(1.0, HiddenKind::Relation, Some(LayerMapping::Last), Some(6)),
         ],
+        layer_mapping: Some(LayerMapping::Pairs(vec![[1, 2], [-1, -1]])),
+        force_hidden_state_projection: true,
         masks: Masks {
             frozen_modules: vec!["model.norm".into()],
             frozen_res: vec!["mlp".into()],
@@ -192,23 +211,40 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "temperature: 2",
         "temprature: 2",
         "`loss_functions[0].temprature`: expected one of the keys function, weight, label_smoothing, z_loss, \
-         temperature, missing_probability_handling, beta, scaled, alpha, mu, t, margin: found an unknown key; did you \
+         temperature, missing_probability_handling, beta, scaled, alpha, mu, t, margin, layer_mapping, relation_heads: found an unknown key; did you \
          mean `temperature`?",
     ),
     (
         "seed: 7",
         "sed: 7",
         "`sed`: expected one of the keys project_name, output_path, seed, device, sequence_length, model, teacher, \
-         dataset, loss_functions, frozen_modules, frozen_res, unfrozen_parameters, freeze_embeddings, freeze_head, lora, \
-         training_args: found an unknown key; did you mean `seed`?",
+         dataset, loss_functions, layer_mapping, force_hidden_state_projection, frozen_modules, frozen_res, \
+         unfrozen_parameters, freeze_embeddings, freeze_head, lora, training_args: found an unknown key; did you mean \
+         `seed`?",
     ),
     (
         "seed: 7",
-        "layer_mapping: all",
-        "`layer_mapping`: expected one of the keys project_name, output_path, seed, device, sequence_length, model, \
-         teacher, dataset, loss_functions, frozen_modules, frozen_res, unfrozen_parameters, freeze_embeddings, \
-         freeze_head, lora, training_args: found an unknown key; DistillKit reads this key, potstill \
-         does not: remove it",
+        "functionary_packing: true",
+        "`functionary_packing`: expected one of the keys project_name, output_path, seed, device, sequence_length, \
+         model, teacher, dataset, loss_functions, layer_mapping, force_hidden_state_projection, frozen_modules, \
+         frozen_res, unfrozen_parameters, freeze_embeddings, freeze_head, lora, training_args: found an unknown key; \
+         DistillKit reads this key, potstill does not: remove it",
+    ),
+    (
+        "layer_mapping: [[1, 2], [-1, -1]]",
+        "layer_mapping: every",
+        "`layer_mapping`: expected one of all, last, uniform: found the text \"every\"",
+    ),
+    (
+        "layer_mapping: [[1, 2], [-1, -1]]",
+        "layer_mapping: [[1, 2], [3]]",
+        "`layer_mapping[1]`: expected two whole numbers, [student's state, teacher's state]: found [3]",
+    ),
+    ("relation_heads: 6", "relation_heads: 0", "`loss_functions[3].relation_heads`: expected at least 1: found 0"),
+    (
+        "function: hs_cosine",
+        "relation_heads: 2, function: hs_cosine",
+        "`loss_functions[2].relation_heads`: expected no such key for hs_cosine: found one; remove the key",
     ),
     (
         "learning_rate: 5e-4",
@@ -225,16 +261,9 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("shuffle: false", "shuffle: no", "`dataset.shuffle`: expected true or false: found the text \"no\""),
     (
         "function: kl",
-        "function: hs_mse",
-        "`loss_functions[0].function`: expected one of cross_entropy, kl, reverse_kl, jeffreys, jsd, skew_kl, \
-         skew_reverse_kl, tvd, adaptive_kl, alpha_beta, taid, logit_mse, hinge, logistic_ranking: found \"hs_mse\"; \
-         DistillKit has this loss, potstill does not",
-    ),
-    (
-        "function: kl",
         "function: revers_kl",
         "`loss_functions[0].function`: expected one of cross_entropy, kl, reverse_kl, jeffreys, jsd, skew_kl, \
-         skew_reverse_kl, tvd, adaptive_kl, alpha_beta, taid, logit_mse, hinge, logistic_ranking: found \"revers_kl\"; \
+         skew_reverse_kl, tvd, adaptive_kl, alpha_beta, taid, logit_mse, hinge, logistic_ranking, hs_mse, hs_cosine, hs_cka, hs_relation: found \"revers_kl\"; \
          did you mean `reverse_kl`?",
     ),
     (
@@ -295,12 +324,6 @@ const REFUSED: &[(&str, &str, &str)] = &[
          of them",
     ),
     (
-        "teacher: { kind: hf, path: teachers/smol }",
-        "",
-        "`loss_functions[0].function`: expected a `teacher` for kl: found none; add a teacher, or train on text with \
-         cross_entropy alone",
-    ),
-    (
         "kind: hf",
         "kind: dataset",
         "`teacher.kind`: expected shards or live: found the text \"dataset\"; record a teacher with `potstill \
@@ -340,6 +363,19 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     ("save_total_limit: 3", "save_total_limit: 0", "`training_args.save_total_limit`: expected at least 1: found 0"),
 ];
+
+#[test]
+fn every_loss_without_its_teacher_is_named() {
+    let text = FULL.replacen("teacher: { kind: hf, path: teachers/smol }", "", 1);
+    let problem = |number: usize, loss: usize, name: &str| {
+        format!(
+            "\n  {number}. r.yaml: `loss_functions[{loss}].function`: expected a `teacher` for {name}: found none; add a \
+             teacher, or train on text with cross_entropy alone"
+        )
+    };
+    let problems = [problem(1, 0, "kl"), problem(2, 2, "hs_cosine"), problem(3, 3, "hs_relation")].concat();
+    assert_eq!(parse(&text).unwrap_err().to_string(), format!("3 problems:{problems}"));
+}
 
 #[test]
 fn what_is_wrong_is_refused_by_name() {

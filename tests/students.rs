@@ -5,6 +5,7 @@ mod common;
 use common::{novel, recipe, small_config, small_model};
 use potstill::Error;
 use potstill::device::Device;
+use potstill::distill::hidden::HiddenLosses;
 use potstill::distill::setup::{Setup, plan_memory};
 use potstill::distill::step::{StepSpec, TeacherInput};
 use potstill::distill::trained::Trained;
@@ -137,6 +138,7 @@ fn only_what_is_trained_costs_work_and_memory() {
             context: 24,
             recompute: false,
             losses: with("seed: 1").loss_functions,
+            hidden: HiddenLosses::default(),
         };
         let settings = with("seed: 1").training_args.optimiser();
         let memory = plan_memory(&spec, &settings, Device::cpu().caps(), false).unwrap();

@@ -133,6 +133,17 @@ pub enum KindArg {
     TopK,
     /// Random draws: unbiased, smaller
     Sampled,
+    /// The teacher's hidden states: with its head the whole distribution, at 2 bytes a channel
+    Hidden,
+}
+
+/// How numbers of hidden states are stored, two bytes each.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateArg {
+    /// Half precision: 11 significant bits, up to 65504
+    F16,
+    /// Brain float: 8 significant bits, any magnitude
+    Bf16,
 }
 
 /// Record a teacher's output distributions over a text
@@ -145,6 +156,7 @@ Examples:
   potstill capture teacher/ text/ -o shards/
   potstill capture model.gguf chats.jsonl -o shards/ --kind sampled --draws 50
   potstill capture model.gguf a.txt -o shards/ --temperatures 1,2 --sequence-length 512
+  potstill capture teacher/ a.txt -o shards/ --kind hidden --layers 3,7
   potstill capture text/ -o shards/ --endpoint http://localhost:8000 --model NAME --tokenizer FOLDER")]
 pub struct CaptureArgs {
     /// The teacher: model folder, .gguf file, or hub id; with --endpoint the first TEXT
@@ -171,6 +183,16 @@ pub struct CaptureArgs {
     /// Draws a sampled record makes
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub draws: u32,
+
+    /// Hidden states to store besides the final one
+    ///
+    /// Numbered as the recipe's `layer_mapping` does: 0 is the embeddings, i what block i puts out, from 1.
+    #[arg(long, value_name = "I,..", value_delimiter = ',')]
+    pub layers: Vec<u32>,
+
+    /// How hidden states are stored
+    #[arg(long, value_enum, default_value = "f16")]
+    pub state_type: StateArg,
 
     /// Temperatures that records can be used at
     ///

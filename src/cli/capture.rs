@@ -1,22 +1,26 @@
 //! `potstill capture`: a teacher's distributions into a shard set.
 
-use super::args::{CaptureArgs, Cli, KindArg, SplitArg};
+use super::args::{CaptureArgs, Cli, KindArg, SplitArg, StateArg};
 use super::human::{bytes, count};
 use super::progress::{Meter, say};
 use super::{interrupt, open_model};
-use crate::Result;
 use crate::data::documents::Split;
 use crate::data::tokens::Corpus;
 use crate::distill::CaptureOptions;
 use crate::distill::capture::Progress;
 use crate::distill::corpus::{CorpusOptions, read_corpus};
 use crate::shards::spec::DEFAULT_MAX_UNIQUE;
-use crate::shards::{LogProbType, Manifest, Record};
+use crate::shards::{LogProbType, Manifest, Record, StateType};
+use crate::{Error, Result};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(super) fn run(cli: &Cli, args: &CaptureArgs) -> Result<()> {
+    if args.kind != KindArg::Hidden && !args.layers.is_empty() {
+        let complaint = Error::at("capture").field("`--layers`").expected("`--kind hidden` beside it");
+        return complaint.found("another kind of record").help("leave one of the two out").err();
+    }
     #[cfg(feature = "endpoint")]
     if let Some(url) = &args.server.endpoint {
         return super::endpoint::run(args, url);
@@ -50,13 +54,9 @@ pub(super) fn announce(corpus: &Corpus) {
 pub(super) fn show(manifest: &Manifest, output: &Path) {
     let stats = &manifest.statistics;
     let mean = |x: Option<f64>| x.map_or("unknown".into(), |x| format!("{x:.4}"));
-    say(&format!(
-        "{}: {} rows, teacher's mean NLL {}, mean tail mass {}",
-        output.display(),
-        count(stats.rows),
-        mean(stats.mean_nll),
-        mean(stats.mean_tail_mass)
-    ));
+    let tail = stats.mean_tail_mass.map_or(String::new(), |tail| format!(", mean tail mass {tail:.4}"));
+    let (rows, nll) = (count(stats.rows), mean(stats.mean_nll));
+    say(&format!("{}: {rows} rows, teacher's mean NLL {nll}{tail}", output.display()));
 }
 
 /// Moves the bar of a capture, which begins with its first report.
@@ -73,6 +73,13 @@ fn options(args: &CaptureArgs) -> CaptureOptions {
         KindArg::Sampled => {
             let max_unique = DEFAULT_MAX_UNIQUE.min(args.draws);
             Record::Sampled { draws: args.draws, max_unique, seed: args.seed }
+        }
+        KindArg::Hidden => {
+            let states = match args.state_type {
+                StateArg::F16 => StateType::F16,
+                StateArg::Bf16 => StateType::Bf16,
+            };
+            Record::Hidden { states, hidden_size: 0, layers: args.layers.clone() }
         }
     };
     CaptureOptions {

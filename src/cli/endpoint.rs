@@ -94,7 +94,7 @@ fn options(args: &CaptureArgs, url: &str) -> Result<EndpointOptions> {
         Error::at(what).expected(expected).found(found).help(help).err()
     };
     if args.kind != KindArg::TopK {
-        return refuse("--kind", "top-k with --endpoint", &"sampled");
+        return refuse("--kind", "top-k with --endpoint", &"another");
     }
     if args.temperatures != [1.0] {
         return refuse("--temperatures", "1 alone with --endpoint", &format!("{:?}", args.temperatures));

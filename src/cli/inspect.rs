@@ -160,10 +160,13 @@ fn shards_text(set: &ShardsReport) -> String {
     fact("vocabulary", format!("{}{padded}", count(spec.real_vocab_size.into())));
     fact(
         "records",
-        match spec.record {
+        match &spec.record {
             Record::TopK { k, log_probs } => format!("top {k}, log-probabilities as {log_probs}"),
             Record::Sampled { draws, max_unique, seed } => {
                 format!("{draws} draws, at most {max_unique} different, seed {seed}")
+            }
+            Record::Hidden { states, hidden_size, layers } => {
+                format!("hidden states {layers:?} of {hidden_size} numbers as {}, the last one final", states.name())
             }
         },
     );
@@ -173,7 +176,7 @@ fn shards_text(set: &ShardsReport) -> String {
         TailMass::Unknown => fact("tail mass", "unknown: recorded probabilities scaled to sum to 1".to_string()),
     }
     let temperatures: Vec<String> = spec.temperatures.iter().map(f32::to_string).collect();
-    fact("temperatures", temperatures.join(", "));
+    fact("temperatures", if temperatures.is_empty() { "all".to_string() } else { temperatures.join(", ") });
     fact("context", format!("{} tokens", count(spec.context_length.into())));
     fact("tokens", format!("{}, of which {} count in the loss", count(stats.rows), count(stats.valid_rows)));
     fact("documents", count(stats.documents));
@@ -196,11 +199,15 @@ fn shards_text(set: &ShardsReport) -> String {
     );
     if let Some(v) = &set.verification {
         let share = 100.0 * v.in_record as f64 / v.valid_rows.max(1) as f64;
+        let held = format!("every byte; the true next token is in {share:.1} % of the records, ");
         let off = match spec.record {
-            Record::TopK { .. } => format!("off by at most {:.1e} nats", v.worst_difference),
-            Record::Sampled { .. } => format!("hits {:.1} standard deviations from what is expected", v.sigmas),
+            Record::TopK { .. } => format!("{held}off by at most {:.1e} nats", v.worst_difference),
+            Record::Sampled { .. } => format!("{held}hits {:.1} standard deviations from what is expected", v.sigmas),
+            Record::Hidden { .. } => {
+                "every byte; whether states fit their tokens only the teacher could tell".to_string()
+            }
         };
-        fact("verified", format!("every byte; the true next token is in {share:.1} % of the records, {off}"));
+        fact("verified", off);
     }
     format!("{}: shard set of version {}\n\n{facts}", set.path.display(), set.manifest.version)
 }

@@ -1,6 +1,7 @@
 //! Recording a teacher: text through the model, one record a token into a shard set.
 
 use super::batch::{write_batch, write_weights};
+use super::capture_states;
 use super::memory::{self, Memory};
 use super::step::provide;
 use crate::data::packing::{Batch, Cursor, IGNORE, PADDING, Packer};
@@ -8,7 +9,7 @@ use crate::data::tokens::Corpus;
 use crate::device::Device;
 use crate::formats::{ModelFolder, Tokenizer};
 use crate::graph::{DType, Graph, Plan, Runner, Store};
-use crate::losses::{self, Head, capture_head, chunk_rows};
+use crate::losses::{self, Capture, Head, capture_head, chunk_rows};
 use crate::models::{self, Decoder, load_parameters};
 use crate::nn::{BatchInputs, Params};
 use crate::shards::sample::{counts_from_draws, limit_unique};
@@ -25,9 +26,10 @@ use std::sync::Arc;
 /// What to record.
 #[derive(Debug, Clone)]
 pub struct CaptureOptions {
-    /// Top-k or sampled, and how stored.
+    /// What of each distribution, and how stored. Of hidden states `hidden_size` and the final layer are filled in.
     pub record: Record,
-    /// Temperatures whose log-partition and tail mass are stored; the first must be 1. Sampled records have 1 only.
+    /// Temperatures whose log-partition and tail mass are stored; the first must be 1. Sampled records have the one
+    /// they are drawn at. Hidden states serve every temperature: 1 alone is what to give for them.
     pub temperatures: Vec<f32>,
     /// T: tokens of context at most; the trainer's `sequence_length` must be the same.
     pub sequence_length: usize,
@@ -59,6 +61,11 @@ impl CaptureOptions {
         let (length, batch) = (self.sequence_length, self.batch_size);
         rule((1..=MAX_TOKENS).contains(&length), "sequence_length", "1 to 16777216 tokens", length)?;
         rule(batch > 0, "batch_size", "at least 1 sequence", batch)?;
+        if matches!(self.record, Record::Hidden { .. }) && self.temperatures != [1.0] {
+            let expected = "no such choice with hidden states: they serve every temperature";
+            let complaint = Error::at("capture").field("`temperatures`").expected(expected);
+            return complaint.found(format!("{:?}", self.temperatures)).help("leave it out").err();
+        }
         let tokens = length.checked_mul(batch).is_some_and(|tokens| tokens <= MAX_TOKENS);
         rule(tokens, "batch_size", "at most 16777216 tokens (sequences times `sequence_length`) at a time", batch)
     }
@@ -93,6 +100,8 @@ pub fn capture(
     options.check()?;
     let tokenizer = teacher.tokenizer()?;
     let decoder = models::from_config(teacher.path(), &teacher.config)?;
+    let record = capture_states::complete(&options.record, &decoder.config)?;
+    let options = &CaptureOptions { record, ..options.clone() };
     let spec = set_spec(teacher, &decoder, &tokenizer, corpus, options);
     let (mut writer, done) = Writer::resume_or_create(out, spec.clone())?;
     let total = spec.rows;
@@ -124,20 +133,48 @@ fn set_spec(
     options: &CaptureOptions,
 ) -> SetSpec {
     let name = teacher.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let hidden = matches!(options.record, Record::Hidden { .. });
     SetSpec {
         teacher: Teacher { name, digest: teacher.digest() },
         tokenizer_digest: tokenizer.digest(),
         vocab_size: decoder.config.vocab_size as u32,
         real_vocab_size: tokenizer.vocab_size() as u32,
-        record: options.record,
-        temperatures: options.temperatures.clone(),
+        record: options.record.clone(),
+        temperatures: if hidden { Vec::new() } else { options.temperatures.clone() },
         corpus_digest: corpus.digest(),
         context_length: options.sequence_length as u32,
         rows: corpus.ids().len() as u64,
         rows_per_shard: options.rows_per_shard,
-        entropy: true,
+        entropy: !hidden,
         tail_mass: TailMass::Captured,
         source: None,
+    }
+}
+
+/// What to keep of each distribution; nothing where states are kept.
+fn distributions<'a>(g: &mut Graph, options: &'a CaptureOptions) -> Option<losses::Record<'a>> {
+    match options.record {
+        Record::TopK { k, .. } => Some(losses::Record::TopK { k: k as usize, temperatures: &options.temperatures }),
+        Record::Sampled { draws, .. } => Some(losses::Record::Sampled {
+            draws: draws as usize,
+            temperature: options.temperatures.first().copied().unwrap_or(1.0),
+            key: g.external("capture.key", [4], DType::U32),
+        }),
+        Record::Hidden { .. } => None,
+    }
+}
+
+/// Makes what was recorded of the distributions outputs of the graph.
+fn name_outputs(g: &mut Graph, captured: &Capture) {
+    g.output("nll", captured.nll);
+    g.output("entropy", captured.entropy);
+    g.output("ids", captured.ids);
+    if let Some(log_probs) = captured.log_probs {
+        g.output("log_probs", log_probs);
+    }
+    for (j, (tail, partition)) in captured.tails.iter().zip(&captured.log_partitions).enumerate() {
+        g.output(&format!("tail.{j}"), *tail);
+        g.output(&format!("log_partition.{j}"), *partition);
     }
 }
 
@@ -165,30 +202,18 @@ impl Recorder {
         let mut g = Graph::new();
         let batch = BatchInputs::declare(&mut g, "capture", n, options.sequence_length, false);
         let params = Params::frozen("");
-        let hidden = decoder.forward(&mut g, &params, &batch, false)?;
+        let traced = decoder.forward_traced(&mut g, &params, &batch, false, &capture_states::taps(&options.record))?;
         let weight = [decoder.head_weight(&mut g, &params)];
         let head = Head { weight: &weight, vocab: vocabulary, softcap: decoder.config.logit_softcap };
         let labels = g.external("capture.labels", [n], DType::U32);
         let weights = g.external("capture.weights", [n], DType::F32);
-        let record = match options.record {
-            Record::TopK { k, .. } => losses::Record::TopK { k: k as usize, temperatures: &options.temperatures },
-            Record::Sampled { draws, .. } => losses::Record::Sampled {
-                draws: draws as usize,
-                temperature: options.temperatures.first().copied().unwrap_or(1.0),
-                key: g.external("capture.key", [4], DType::U32),
-            },
-        };
         let rows = chunk_rows(decoder.config.vocab_size, device.caps());
-        let captured = capture_head(&mut g, hidden, &head, labels, weights, record, rows)?;
-        g.output("nll", captured.nll);
-        g.output("entropy", captured.entropy);
-        g.output("ids", captured.ids);
-        if let Some(log_probs) = captured.log_probs {
-            g.output("log_probs", log_probs);
-        }
-        for (j, (tail, partition)) in captured.tails.iter().zip(&captured.log_partitions).enumerate() {
-            g.output(&format!("tail.{j}"), *tail);
-            g.output(&format!("log_partition.{j}"), *partition);
+        match distributions(&mut g, options) {
+            Some(record) => {
+                let captured = capture_head(&mut g, traced.hidden, &head, labels, weights, record, rows)?;
+                name_outputs(&mut g, &captured);
+            }
+            None => capture_states::outputs(&mut g, traced.hidden, &traced.states, &head, [labels, weights], rows)?,
         }
         let plan = Plan::new(&g)?;
         let parameters = 4 * decoder.parameter_count() as u64;
@@ -203,7 +228,7 @@ impl Recorder {
         let runner = Runner::new(plan, &store, &mut Vec::new())?;
         let temperatures = options.temperatures.len();
         let starts = (0..corpus.documents()).map(|i| corpus.range(i).start).collect();
-        Ok(Recorder { store, runner, record: options.record, temperatures, starts })
+        Ok(Recorder { store, runner, record: options.record.clone(), temperatures, starts })
     }
 
     /// Records of a batch's rows from corpus position `from` on.
@@ -233,15 +258,21 @@ impl Recorder {
             valid | document | context
         };
         let floats = |name: &str| pollster::block_on(self.runner.read_f32(name));
-        let (nll, entropy) = (floats("nll")?, floats("entropy")?);
+        let nll = floats("nll")?;
         let mut rows = RowBatch::empty(spec);
         rows.tokens = kept.iter().map(|&i| batch.tokens[i]).collect();
         rows.flags = kept.iter().map(|&i| flags(i)).collect();
         rows.nll = kept.iter().map(|&i| nll[i]).collect();
-        rows.entropy = kept.iter().map(|&i| entropy[i]).collect();
-        rows.records = match self.record {
-            Record::TopK { k, .. } => self.top_k(&kept, k as usize)?,
-            Record::Sampled { max_unique, seed, .. } => self.sampled(&kept, &batch, max_unique, seed)?,
+        if spec.entropy {
+            let entropy = floats("entropy")?;
+            rows.entropy = kept.iter().map(|&i| entropy[i]).collect();
+        }
+        rows.records = match &self.record {
+            &Record::TopK { k, .. } => self.top_k(&kept, k as usize)?,
+            &Record::Sampled { max_unique, seed, .. } => self.sampled(&kept, &batch, max_unique, seed)?,
+            Record::Hidden { hidden_size, layers, .. } => {
+                capture_states::read(&self.runner, &kept, *hidden_size as usize, layers.len())?
+            }
         };
         Ok(rows)
     }

@@ -3,6 +3,7 @@
 use super::batch::{write_batch, write_weights};
 use super::evaluate::Evaluator;
 use super::fidelity::{Fidelity, Token};
+use super::hidden::HiddenLosses;
 use super::metrics::Evaluation;
 use super::recipe::LossFunction;
 use super::step::{StepSpec, TEACHER, TeacherInput, provide};
@@ -54,8 +55,9 @@ impl Comparison {
         };
         let losses = vec![LossFunction::cross_entropy(1.0)];
         let (batch, context) = (self.batch, self.context);
-        let trained = Trained::default();
-        let spec = StepSpec { student, trained, teacher: input, vocabulary, batch, context, recompute: false, losses };
+        let (trained, teacher, hidden) = (Trained::default(), input, HiddenLosses::default());
+        let recompute = false;
+        let spec = StepSpec { student, trained, teacher, vocabulary, batch, context, recompute, losses, hidden };
         let text = Packer::new(self.corpus.clone(), self.ranges.clone(), context, batch, None)?;
         let mut scratch: Vec<Buffer> = Vec::new();
         let graph = spec.evaluation(device.caps())?;

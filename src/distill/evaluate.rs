@@ -41,7 +41,7 @@ impl Evaluator {
             let batch = self.packer.next_batch(&mut cursor)?;
             write_batch(store, "eval", &batch)?;
             write_weights(store, "eval", &batch, 1.0)?;
-            let rows = match records.filter(|_| store.contains("eval.teacher.ids")) {
+            let rows = match records.filter(|records| records.wanted(store, "eval.teacher")) {
                 Some(records) => Some(records.read(&batch)?),
                 None => None,
             };

@@ -10,10 +10,11 @@ use std::path::Path;
 /// What a run writes before its first checkpoint.
 const BEGINNINGS: [&str; 2] = ["metrics.jsonl", "samples-before.json"];
 /// All that is written beside and then renamed.
-const WRITTEN: [&str; 9] = [
+const WRITTEN: [&str; 10] = [
     "samples-before.json",
     "samples-after.json",
     "model.safetensors",
+    "projections.safetensors",
     "config.json",
     "generation_config.json",
     "tokenizer.json",

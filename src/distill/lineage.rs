@@ -33,7 +33,7 @@ impl Lineage {
         let (mut teacher, mut shards) = (None, None);
         match &recipe.teacher {
             Some(Teacher::Live { path }) => teacher = Some(origin(path.clone(), digest("teacher"))),
-            Some(Teacher::Shards { path }) => {
+            Some(Teacher::Shards { path, .. }) => {
                 shards = Some(origin(path.display().to_string(), digest("shards")));
                 let known = |digest: &String| Some(digest.clone()).filter(|digest| digest != UNKNOWN_DIGEST);
                 teacher = setup.recorded_teacher().map(|t| origin(t.name.clone(), known(&t.digest)));

@@ -11,6 +11,7 @@
 mod canonical;
 mod check;
 pub(super) mod fields;
+mod hidden;
 mod loss_checks;
 mod loss_keys;
 mod losses;
@@ -19,6 +20,7 @@ pub(super) mod read;
 mod scheduled;
 mod students;
 
+pub use hidden::{Hidden, HiddenKind};
 pub use losses::{Divergence, Function, LossFunction, MissingProbability, loss_names, record_temperatures};
 pub use optimiser::Optim;
 pub use scheduled::{Ramp, Scheduled};
@@ -28,6 +30,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
+use super::layer_map::LayerMapping;
 use crate::data::documents::Split;
 use crate::data::split::Holdout;
 
@@ -53,6 +56,11 @@ pub struct Recipe {
     /// Summed by weight. Default: with a teacher `kl` of weight 1 and `cross_entropy` of weight 0.1 (which keeps the
     /// inside of a sparse teacher's tail in shape), else `cross_entropy` of weight 1.
     pub loss_functions: Vec<LossFunction>,
+    /// Which hidden states the losses on them compare, unless a loss says otherwise; default, with `model.layers_of`,
+    /// each kept layer's with its own, else none.
+    pub layer_mapping: Option<LayerMapping>,
+    /// Learn a projection between states of equal width too; default false.
+    pub force_hidden_state_projection: bool,
     /// Which of the student's parameters keep their values.
     pub masks: Masks,
     /// Adapters to train instead of the student's own parameters; default none.
@@ -108,6 +116,8 @@ pub enum Teacher {
     Shards {
         /// The shard set's folder.
         path: PathBuf,
+        /// Whose head to apply to recorded hidden states, the teacher's: a folder, a GGUF file or a hub id.
+        head: Option<String>,
     },
     /// `kind: live` (DistillKit says `hf`): run beside the student.
     Live {

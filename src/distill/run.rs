@@ -7,7 +7,7 @@ use super::recipe::{Recipe, Student, loss_names};
 use super::setup::Setup;
 use super::student::write_folder;
 use super::trainer::{StepReport, Trainer};
-use super::{adapter, folder, lineage, samples};
+use super::{adapter, folder, hidden, lineage, samples};
 use crate::formats::{TensorSpec, Tokenizer};
 use crate::models::Decoder;
 use crate::optim::RING;
@@ -338,6 +338,7 @@ impl<'a> Run<'a> {
         if self.recipe.lora.as_ref().is_none_or(|lora| lora.save_merged) {
             write_folder(&self.folder, &self.decoder, store, "", tokenizer, &self.generation_config, dtype)?;
         }
+        hidden::write_projections(&self.folder, store, &self.trainer.trained.projections)?;
         let records = metrics::read(&self.folder.join("metrics.jsonl"))?;
         let evaluations: Vec<&Eval> = records
             .iter()

@@ -5,9 +5,10 @@ use super::adapter;
 use super::corpus::{CorpusOptions, read_corpus};
 use super::evaluate::{Evaluator, first_tokens};
 use super::memory::{self, Memory};
-use super::recipe::{Dataset, Function, LongDocuments, Recipe, Teacher, record_temperatures};
-use super::step::{StepSpec, TEACHER, TeacherInput};
-use super::student::{Origin, open_model};
+use super::recipe::{Dataset, LongDocuments, Recipe};
+use super::step::{StepSpec, TeacherInput};
+use super::student::Origin;
+use super::teacher::{OpenTeacher, Recorded, check_vocabulary, resolve_hidden};
 use super::teacher_rows::TeacherRows;
 use super::trained::{Trained, patterns_of};
 use super::trainer::{Parts, Trainer};
@@ -17,8 +18,8 @@ use crate::data::tokens::Corpus;
 use crate::device::{Caps, Choice, Device};
 use crate::formats::{ModelFolder, Tokenizer, hub};
 use crate::graph::{Graph, Plan, Runner, Store};
-use crate::models::{self, Decoder, load_parameters};
-use crate::nn::Lora;
+use crate::models::Decoder;
+use crate::nn::{Lora, ParamSpec};
 use crate::optim::{Optimiser, Settings};
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
@@ -43,24 +44,8 @@ pub struct Setup {
     pub warnings: Vec<String>,
     recipe: Recipe,
     spec: StepSpec,
-    teacher: Option<(ModelFolder, Decoder)>,
-    records: Recorded,
+    teacher: OpenTeacher,
     text: Text,
-}
-
-/// A shard set, opened for each use.
-#[derive(Default)]
-struct Recorded {
-    /// At each of the losses' temperatures.
-    train: Vec<TeacherRows>,
-    /// At temperature 1; none of random draws, which nothing is measured against.
-    eval: Option<TeacherRows>,
-}
-
-impl Recorded {
-    fn any(&self) -> Option<&TeacherRows> {
-        self.train.first().or(self.eval.as_ref())
-    }
 }
 
 /// The tokenised dataset and its two sides.
@@ -93,7 +78,8 @@ impl Setup {
         let tokenizer = open_tokenizer(&source)?;
         let origin = Origin::open(&recipe.model)?;
         check_vocabulary(&tokenizer, &origin.decoder, &format!("the student, {}", origin.lineage))?;
-        let trained = Trained::of(recipe, &origin.decoder)?;
+        let hidden = resolve_hidden(recipe, &origin.decoder.config)?;
+        let trained = Trained::with_projections(recipe, &origin.decoder, hidden.projections())?;
         let text = Text::read(recipe, &tokenizer)?;
         let mut digests = BTreeMap::from([
             ("student".to_owned(), origin.digest.clone()),
@@ -103,34 +89,30 @@ impl Setup {
         if let Some(digest) = text.corpus.routes_digest() {
             digests.insert("routes".to_owned(), digest);
         }
-        let (teacher, records) = open_teacher(recipe, &tokenizer, &mut digests)?;
+        let teacher = OpenTeacher::open(recipe, &tokenizer, &mut digests)?;
         if let Some(unfrozen) = &recipe.masks.unfrozen_parameters {
             let digest = Sha256::digest(patterns_of(unfrozen)?.join("\n"));
             let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
             digests.insert("unfrozen_parameters".to_owned(), digest);
         }
-        let mut spec = StepSpec {
+        let spec = StepSpec {
             student: origin.decoder.clone(),
             trained,
-            teacher: TeacherInput::None,
+            teacher: teacher.input(),
             vocabulary: tokenizer.vocab_size(),
             batch: recipe.training_args.per_device_train_batch_size,
             context: recipe.sequence_length,
             recompute: recipe.training_args.gradient_checkpointing,
             losses: recipe.loss_functions.clone(),
+            hidden,
         };
-        if let Some((_, decoder)) = &teacher {
-            spec.teacher = TeacherInput::Live(Box::new(decoder.clone()));
-        } else if let Some(records) = records.any() {
-            spec.teacher = TeacherInput::Sparse { entries: records.entries(), sampled: records.sampled() };
-        }
         let settings = recipe.training_args.optimiser();
         let memory = plan_memory(&spec, &settings, device.caps(), text.held_out.is_some())?;
         let remedies = remedies(&spec, &settings, device.caps(), text.held_out.is_some());
         memory::check(memory, memory::available(&device), remedies)?;
-        let warnings = warnings(recipe, records.any(), &origin.decoder);
+        let warnings = warnings(recipe, teacher.records.any(), &origin.decoder);
         let recipe = recipe.clone();
-        Ok(Setup { device, origin, tokenizer, digests, memory, warnings, recipe, spec, teacher, records, text })
+        Ok(Setup { device, origin, tokenizer, digests, memory, warnings, recipe, spec, teacher, text })
     }
 
     /// Tokens to learn from in one epoch.
@@ -145,7 +127,7 @@ impl Setup {
 
     /// Whose distributions the shards hold.
     pub fn recorded_teacher(&self) -> Option<&crate::shards::Teacher> {
-        self.records.any().map(|records| &records.reader().spec().teacher)
+        self.teacher.records.any().map(|records| &records.reader().spec().teacher)
     }
 
     /// The first tokens of some held-out pieces (or of training text where nothing is held out), for continuations.
@@ -162,7 +144,7 @@ impl Setup {
 
     /// Allocates, loads and binds everything.
     pub fn trainer(self) -> Result<Trainer> {
-        let Setup { device, origin, recipe, spec, teacher, records, text, .. } = self;
+        let Setup { device, origin, recipe, spec, teacher, text, .. } = self;
         let graphs = Graphs::record(&spec, device.caps(), text.held_out.is_some())?;
         let plans = graphs.plans()?;
         let mut scratch = Runner::reserve(&device, &plans.iter().collect::<Vec<_>>())?;
@@ -172,10 +154,8 @@ impl Setup {
         if let (Some(lora), Some(args)) = (&spec.trained.lora, &recipe.lora) {
             adapter::initialise(lora, &store, args.init_seed)?;
         }
-        if let Some((folder, decoder)) = &teacher {
-            decoder.allocate(&mut store, TEACHER, spec.context)?;
-            load_parameters(decoder, &store, TEACHER, &folder.tensors, None)?;
-        }
+        spec.hidden.initialise(&store, recipe.seed)?;
+        teacher.load(&mut store, &graphs.training, spec.context)?;
         let optimiser = Optimiser::new(recipe.training_args.optimiser(), &mut store, &groups)?;
         let evaluator = match (&graphs.evaluation, text.held_out) {
             (Some(graph), Some((corpus, ranges))) => {
@@ -188,7 +168,7 @@ impl Setup {
         };
         let seed = recipe.dataset.shuffle.then_some(recipe.seed);
         let packer = Packer::new(text.corpus, text.train, spec.context, spec.batch, seed)?;
-        let Recorded { train: records, eval: eval_records } = records;
+        let Recorded { train: records, eval: eval_records } = teacher.records;
         let trained = spec.trained;
         let parts = Parts { store, trained, optimiser, evaluator, records, eval_records, packer };
         Trainer::new(recipe, &graphs.training, parts, &mut scratch)
@@ -238,64 +218,6 @@ impl Graphs {
     }
 }
 
-/// A tokenizer may have fewer ids than a model has rows (padding), never more.
-fn check_vocabulary(tokenizer: &Tokenizer, decoder: &Decoder, who: &str) -> Result<()> {
-    if tokenizer.vocab_size() <= decoder.config.vocab_size {
-        return Ok(());
-    }
-    Error::at(who)
-        .field("`vocab_size`")
-        .expected(format!("at least {}, the tokenizer's ids", tokenizer.vocab_size()))
-        .found(decoder.config.vocab_size)
-        .help("model and tokenizer do not belong together: take the tokenizer the model was trained with")
-        .err()
-}
-
-type OpenTeacher = (Option<(ModelFolder, Decoder)>, Recorded);
-
-fn open_teacher(recipe: &Recipe, tokenizer: &Tokenizer, digests: &mut BTreeMap<String, String>) -> Result<OpenTeacher> {
-    match &recipe.teacher {
-        Some(Teacher::Live { path }) => {
-            let folder = open_model(path)?;
-            let decoder = models::from_config(folder.path(), &folder.config)?;
-            check_vocabulary(tokenizer, &decoder, &format!("the teacher, `{path}`"))?;
-            let theirs = folder.tokenizer()?;
-            if theirs.digest() != tokenizer.digest() {
-                let words = |t: &Tokenizer| format!("{} tokens, digest {}", t.vocab_size(), t.digest());
-                return Error::at(format!("the teacher, `{path}`"))
-                    .field("tokenizer")
-                    .expected(format!("the student's ({})", words(tokenizer)))
-                    .found(words(&theirs))
-                    .help("take a teacher and a student that share a tokenizer")
-                    .err();
-            }
-            digests.insert("teacher".into(), folder.digest());
-            Ok((Some((folder, decoder)), Recorded::default()))
-        }
-        Some(Teacher::Shards { path }) => {
-            let (context, corpus) = (recipe.sequence_length, digests["corpus"].clone());
-            let open = |temperature| TeacherRows::open(path, tokenizer, &corpus, context, temperature);
-            let temperatures = record_temperatures(&recipe.loss_functions);
-            let train = temperatures.into_iter().map(open).collect::<Result<Vec<_>>>()?;
-            let eval = if train.first().is_some_and(TeacherRows::sampled) { None } else { Some(open(1.0)?) };
-            let recorded = Recorded { train, eval: eval.filter(|records| !records.sampled()) };
-            if recorded.train.first().is_some_and(TeacherRows::sampled) {
-                recipe.check_sampled(path)?;
-            }
-            if let Some(records) = recorded.any() {
-                for loss in &recipe.loss_functions {
-                    if let Function::Divergence { missing, .. } = loss.function {
-                        records.check_missing(missing)?;
-                    }
-                }
-                digests.insert("shards".into(), records.reader().manifest().digest()?);
-            }
-            Ok((None, recorded))
-        }
-        None => Ok((None, Recorded::default())),
-    }
-}
-
 fn warnings(recipe: &Recipe, records: Option<&TeacherRows>, student: &Decoder) -> Vec<String> {
     let manifest = records.map(|records| records.reader().manifest());
     let tail = manifest.and_then(|manifest| manifest.statistics.mean_tail_mass);
@@ -318,7 +240,14 @@ fn warnings(recipe: &Recipe, records: Option<&TeacherRows>, student: &Decoder) -
 pub fn plan_memory(spec: &StepSpec, settings: &Settings, caps: &Caps, evaluate: bool) -> Result<Memory> {
     let plans = Graphs::record(spec, caps, evaluate)?.plans()?;
     let weights = |decoder: &Decoder| 4 * decoder.parameter_count() as u64 + decoder.rope_bytes(spec.context);
-    let adapters = spec.trained.lora.iter().flat_map(Lora::parameters).map(|p| 4 * p.shape.numel() as u64).sum::<u64>();
+    let bytes = |p: &ParamSpec| 4 * p.shape.numel() as u64;
+    let adapters: u64 = spec.trained.lora.iter().flat_map(Lora::parameters).map(|p| bytes(&p)).sum();
+    let projections: u64 = spec.trained.projections.iter().map(bytes).sum();
+    let teacher = match &spec.teacher {
+        TeacherInput::Live(teacher) => weights(teacher),
+        TeacherInput::States { hidden_size, head: Some(head), .. } => 4 * (head.config.vocab_size * hidden_size) as u64,
+        _ => 0,
+    };
     let mut inputs = BTreeMap::new();
     for plan in &plans {
         for (name, tensor) in &plan.externals {
@@ -329,9 +258,9 @@ pub fn plan_memory(spec: &StepSpec, settings: &Settings, caps: &Caps, evaluate: 
         }
     }
     Ok(Memory {
-        parameters: weights(&spec.student) + adapters,
+        parameters: weights(&spec.student) + adapters + projections,
         optimiser: spec.trained.optimiser_bytes(&spec.student, settings),
-        teacher: if let TeacherInput::Live(teacher) = &spec.teacher { weights(teacher) } else { 0 },
+        teacher,
         activations: Plan::shared_slots(&plans.iter().collect::<Vec<_>>()).iter().sum(),
         inputs: inputs.values().sum::<u64>() + plans.iter().flat_map(|plan| &plan.kept).sum::<u64>(),
     })

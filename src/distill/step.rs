@@ -1,16 +1,19 @@
 //! The graphs of a run: one micro-batch of training, one batch of evaluation. Recorded once, replayed for every batch.
 
-use super::recipe::{LossFunction, MissingProbability};
+use super::hidden::HiddenLosses;
+use super::recipe::{Function, LossFunction, MissingProbability};
+use super::teacher_rows::state_name;
 use super::terms::{Sources, records_prefix};
 use super::trained::Trained;
-use crate::Result;
 use crate::device::Caps;
 use crate::graph::{DType, Graph, Shape, Store, Tensor};
-use crate::losses::{Against, Head, Live, Loss, chunk_rows, evaluate_head, fused_head};
-use crate::models::Decoder;
+use crate::losses::{Against, Fused, Head, Live, Loss, chunk_rows, evaluate_head, fused_head};
+use crate::models::{Decoder, Taps, Traced};
 use crate::nn::{BatchInputs, Params};
 use crate::ops;
 use crate::optim::{RING, RING_AT};
+use crate::{Error, Result};
+use std::collections::BTreeMap;
 
 /// The student's likeliest tokens, an output of the evaluation against stored rows.
 pub const BEST: &str = "best";
@@ -32,6 +35,15 @@ pub enum TeacherInput {
     },
     /// A model on the same device, over the same batch.
     Live(Box<Decoder>),
+    /// Hidden states, written by the host.
+    States {
+        /// d.
+        hidden_size: usize,
+        /// Which are stored, the final one last.
+        indices: Vec<usize>,
+        /// The model whose head makes distributions of the final state; only its head is on the device.
+        head: Option<Box<Decoder>>,
+    },
 }
 
 /// What the graphs are recorded from.
@@ -53,6 +65,8 @@ pub struct StepSpec {
     pub recompute: bool,
     /// The losses.
     pub losses: Vec<LossFunction>,
+    /// What the losses on hidden states compare.
+    pub hidden: HiddenLosses,
 }
 
 /// Names of the externals of one graph, `train` or `eval`.
@@ -88,33 +102,85 @@ impl StepSpec {
         let labels = g.external(&names.of("labels"), [n], DType::U32);
         let weights = g.external(&names.of("weights"), [n], DType::F32);
         let learns = self.losses.iter().any(|loss| loss.function.needs_teacher());
-        let teacher_hidden = match &self.teacher {
-            TeacherInput::Live(teacher) if learns => {
-                Some((teacher, teacher.forward(&mut g, &Params::frozen(TEACHER), &batch, false)?))
-            }
-            _ => None,
+        let teacher = match learns {
+            true => self.teacher_trace(&mut g, "train", &batch, &self.hidden.teacher_taps())?,
+            false => None,
         };
-        let hidden = self.student.forward(&mut g, &trained, &batch, self.recompute)?;
-        let teacher_head = teacher_hidden.map(|(teacher, _)| [teacher.head_weight(&mut g, &Params::frozen(TEACHER))]);
-        let live = teacher_hidden
-            .zip(teacher_head.as_ref())
-            .map(|((teacher, hidden), weight)| Live { hidden, head: self.head(teacher, weight) });
+        let taps = self.hidden.student_taps();
+        let student = self.student.forward_traced(&mut g, &trained, &batch, self.recompute, &taps)?;
+        let hidden = student.hidden;
+        let teacher_head = if learns { self.teacher_head(&mut g) } else { None };
+        let pairs = match &teacher {
+            Some(teacher) => self.hidden.record(&mut g, &student, teacher, batch.ranges, weights)?,
+            None => Vec::new(),
+        };
+        let live = teacher.as_ref().zip(teacher_head.as_ref());
+        let live =
+            live.map(|(trace, (decoder, weight))| Live { hidden: trace.hidden, head: self.head(decoder, weight) });
         let sources = Sources { labels, weights, live };
-        let losses =
-            (0..self.losses.len()).map(|i| self.term(&mut g, i, &sources)).collect::<Result<Vec<Loss<'_>>>>()?;
+        let of_logits = |i: &usize| !matches!(self.losses[*i].function, Function::Hidden(_));
+        let numbers: Vec<usize> = (0..self.losses.len()).filter(of_logits).collect();
+        let losses = numbers.iter().map(|&i| self.term(&mut g, i, &sources)).collect::<Result<Vec<Loss<'_>>>>()?;
         let head = [self.student.head_weight(&mut g, &trained)];
         let head = self.head(&self.student, &head);
         let rows = chunk_rows(self.student.config.vocab_size, caps);
-        let fused = fused_head(&mut g, hidden, &head, &losses, rows, true)?;
-        if let Some(d_hidden) = fused.d_hidden {
-            g.backward(&[(hidden, d_hidden)])?;
+        // Without a loss on them there is no need of logits.
+        let fused = match losses.is_empty() {
+            true => Fused { loss_rows: Vec::new(), d_hidden: None },
+            false => fused_head(&mut g, hidden, &head, &losses, rows, true)?,
+        };
+        let mut seeds: Vec<(Tensor, Tensor)> = fused.d_hidden.map(|d_hidden| (hidden, d_hidden)).into_iter().collect();
+        for pair in &pairs {
+            let weights = self.weights(&mut g, pair.loss, weights);
+            let weights = ops::scale(&mut g, weights, pair.share as f32);
+            seeds.push((pair.rows, weights));
+        }
+        if !seeds.is_empty() {
+            g.backward(&seeds)?;
         }
         let at = g.external(RING_AT, [1], DType::U32);
-        for (i, rows) in fused.loss_rows.into_iter().enumerate() {
-            let ring = g.external(&format!("{METRICS}.{i}"), [RING], DType::F32);
-            ops::weighted_sum(&mut g, rows, weights, ring, at);
+        // Every sum into a ring takes over its memory: the next one goes on from there.
+        let mut rings: BTreeMap<usize, Tensor> = BTreeMap::new();
+        let mut ring = |g: &mut Graph, loss: usize, rows: Tensor, weights: Tensor| {
+            let so_far = rings.get(&loss).copied();
+            let so_far = so_far.unwrap_or_else(|| g.external(&format!("{METRICS}.{loss}"), [RING], DType::F32));
+            rings.insert(loss, ops::weighted_sum(g, rows, weights, so_far, at));
+        };
+        for (loss, rows) in numbers.into_iter().zip(fused.loss_rows) {
+            ring(&mut g, loss, rows, weights);
+        }
+        for pair in pairs {
+            let weights = ops::scale(&mut g, weights, pair.share as f32);
+            ring(&mut g, pair.loss, pair.rows, weights);
         }
         Ok(g)
+    }
+
+    /// The teacher's hidden states: of its own forward pass, or as they were recorded.
+    fn teacher_trace(&self, g: &mut Graph, graph: &str, batch: &BatchInputs, taps: &Taps) -> Result<Option<Traced>> {
+        let (hidden_size, indices) = match &self.teacher {
+            TeacherInput::Live(teacher) => {
+                return teacher.forward_traced(g, &Params::frozen(TEACHER), batch, false, taps).map(Some);
+            }
+            TeacherInput::States { hidden_size, indices, .. } => (*hidden_size, indices),
+            TeacherInput::None | TeacherInput::Sparse { .. } => return Ok(None),
+        };
+        let last = indices.last().copied().ok_or_else(|| Error::internal("no recorded states"))?;
+        let (prefix, shape) = (records_prefix(graph, 0), [self.rows(), hidden_size]);
+        let mut state = |index: usize| g.external(&state_name(&prefix, index), shape, DType::F32);
+        let hidden = state(last);
+        let states = taps.states.iter().map(|&index| (index, state(index))).collect();
+        Ok(Some(Traced { hidden, states, relations: Vec::new() }))
+    }
+
+    /// The teacher's head, if it has one on the device.
+    fn teacher_head(&self, g: &mut Graph) -> Option<(&Decoder, [Tensor; 1])> {
+        match &self.teacher {
+            TeacherInput::Live(teacher) | TeacherInput::States { head: Some(teacher), .. } => {
+                Some((teacher, [teacher.head_weight(g, &Params::frozen(TEACHER))]))
+            }
+            _ => None,
+        }
     }
 
     /// The graph of one batch of evaluation at temperature 1. Sums over the batch's rows go into `eval.sum.nll` and,
@@ -132,17 +198,15 @@ impl StepSpec {
         let head = [self.student.head_weight(&mut g, &frozen)];
         let head = self.head(&self.student, &head);
         let rows = chunk_rows(self.student.config.vocab_size, caps);
-        let live_params = Params::frozen(TEACHER);
-        let live = match &self.teacher {
-            TeacherInput::Live(teacher) => {
-                let hidden = teacher.forward(&mut g, &live_params, &batch, false)?;
-                Some((teacher, hidden, [teacher.head_weight(&mut g, &live_params)]))
-            }
-            _ => None,
+        let traced = match &self.teacher {
+            // States without a head say nothing of tokens.
+            TeacherInput::States { head: None, .. } => None,
+            _ => self.teacher_trace(&mut g, "eval", &batch, &Taps::default())?,
         };
+        let live = traced.map(|traced| traced.hidden).zip(self.teacher_head(&mut g));
         let teacher = match (&self.teacher, &live) {
-            (_, Some((teacher, hidden, weight))) => {
-                Against::Live(Live { hidden: *hidden, head: self.head(teacher, weight) })
+            (_, Some((hidden, (decoder, weight)))) => {
+                Against::Live(Live { hidden: *hidden, head: self.head(decoder, weight) })
             }
             (TeacherInput::Sparse { sampled: false, .. }, None) => {
                 Against::Stored(self.records(&mut g, &records_prefix("eval", 0), 1.0, MissingProbability::Ghost))

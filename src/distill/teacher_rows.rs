@@ -28,6 +28,8 @@ pub struct RowTensors {
     pub log_probs: Vec<f32>,
     /// Probability of everything else, [N].
     pub tail: Vec<f32>,
+    /// Hidden states by their index, [N, d] each; 0 in padding.
+    pub states: Vec<(usize, Vec<f32>)>,
 }
 
 impl TeacherRows {
@@ -54,6 +56,9 @@ impl TeacherRows {
                 .err();
         }
         let stored = &spec.temperatures;
+        if matches!(spec.record, Record::Hidden { .. }) {
+            return Ok(TeacherRows { reader, temperature: 0 });
+        }
         let Some(index) = stored.iter().position(|t| (f64::from(*t) - temperature).abs() < 1e-6) else {
             return Error::file(path)
                 .field("`temperatures`")
@@ -79,11 +84,26 @@ impl TeacherRows {
             .err()
     }
 
-    /// Slots a row.
+    /// Slots a row; none of hidden states.
     pub fn entries(&self) -> usize {
         match self.reader.spec().record {
             Record::TopK { k, .. } => k as usize,
             Record::Sampled { max_unique, .. } => max_unique as usize,
+            Record::Hidden { .. } => 0,
+        }
+    }
+
+    /// Width and indices of recorded hidden states, if the set holds those.
+    pub fn states(&self) -> Option<(usize, Vec<usize>)> {
+        stored_states(&self.reader.spec().record)
+    }
+
+    /// Whether a graph in `store` wants these records under `prefix`.
+    pub fn wanted(&self, store: &Store, prefix: &str) -> bool {
+        let state = |index: usize| store.contains(&state_name(prefix, index));
+        match self.states() {
+            Some((_, indices)) => indices.into_iter().any(state),
+            None => store.contains(&format!("{prefix}.ids")),
         }
     }
 
@@ -101,8 +121,11 @@ impl TeacherRows {
     pub fn read(&self, batch: &Batch) -> Result<RowTensors> {
         let entries = self.entries();
         let n = batch.row_id.len();
-        let mut out =
-            RowTensors { ids: vec![u32::MAX; n * entries], log_probs: vec![EMPTY; n * entries], tail: vec![1.0; n] };
+        let states = self.states().map_or(Vec::new(), |(width, indices)| {
+            indices.into_iter().map(|index| (index, vec![0.0; n * width])).collect()
+        });
+        let (ids, log_probs) = (vec![u32::MAX; n * entries], vec![EMPTY; n * entries]);
+        let mut out = RowTensors { ids, log_probs, tail: vec![1.0; n], states };
         let mut at = 0;
         while at < n {
             let first = batch.row_id[at];
@@ -130,6 +153,15 @@ impl TeacherRows {
                 .help("the shards belong to another dataset: capture again")
                 .err();
         }
+        if let Records::Hidden { states } = &rows.records {
+            let width = states.len() / tokens.len().max(1) / out.states.len().max(1);
+            for (row, states) in states.chunks_exact(width * out.states.len()).enumerate() {
+                for ((_, all), state) in out.states.iter_mut().zip(states.chunks_exact(width)) {
+                    all[(at + row) * width..][..width].copy_from_slice(state);
+                }
+            }
+            return Ok(());
+        }
         for row in (0..tokens.len()).filter(|&row| rows.flags[row] & VALID != 0) {
             let slot = (at + row) * entries;
             let (ids, log_probs) = (&mut out.ids[slot..slot + entries], &mut out.log_probs[slot..slot + entries]);
@@ -153,9 +185,25 @@ impl TeacherRows {
                     }
                     out.tail[at + row] = 0.0;
                 }
+                Records::Hidden { .. } => {}
             }
         }
         Ok(())
+    }
+}
+
+/// The external of a recorded hidden state, f32 [N, d].
+pub fn state_name(prefix: &str, index: usize) -> String {
+    format!("{prefix}.state.{index}")
+}
+
+/// Width and indices of the hidden states that a record holds.
+pub fn stored_states(record: &Record) -> Option<(usize, Vec<usize>)> {
+    match record {
+        Record::Hidden { hidden_size, layers, .. } => {
+            Some((*hidden_size as usize, layers.iter().map(|&layer| layer as usize).collect()))
+        }
+        _ => None,
     }
 }
 
@@ -168,9 +216,15 @@ impl RowTensors {
         first.zip(best).zip(counts).filter(|((first, best), counts)| *counts && first == *best).count()
     }
 
-    /// Writes the records to the externals `PREFIX.ids`, `.log_probs` and `.tail`
+    /// Writes the records to the externals `PREFIX.ids`, `.log_probs` and `.tail`, or hidden states to `.state.I`
     /// ([`super::terms::records_prefix`]).
     pub fn write(&self, store: &Store, prefix: &str) -> Result<()> {
+        if !self.states.is_empty() {
+            // A graph wants the states that its losses read.
+            let named = self.states.iter().map(|(index, values)| (state_name(prefix, *index), values));
+            let mut wanted = named.filter(|(name, _)| store.contains(name));
+            return wanted.try_for_each(|(name, values)| store.write(&name, values));
+        }
         store.write(&format!("{prefix}.ids"), &self.ids)?;
         store.write(&format!("{prefix}.log_probs"), &self.log_probs)?;
         // Without a loss that spreads the tail, nothing reads it.

@@ -78,17 +78,22 @@ fn kernel(divergence: &Divergence) -> (ops::Divergence, [Option<&Scheduled>; 2],
 }
 
 impl StepSpec {
-    /// Loss `i` of the recipe.
-    pub(super) fn term<'a>(&self, g: &mut Graph, i: usize, from: &Sources<'a>) -> Result<Loss<'a>> {
-        let loss = &self.losses[i];
-        let weights = match loss.weight.constant() {
-            Some(weight) => ops::scale(g, from.weights, weight as f32),
+    /// The row weights of loss `i`: `weights` times its own, which may change over the run.
+    pub(super) fn weights(&self, g: &mut Graph, i: usize, weights: Tensor) -> Tensor {
+        match self.losses[i].weight.constant() {
+            Some(weight) => ops::scale(g, weights, weight as f32),
             None => {
                 let weight = g.external(&external(i, "weight"), [1], DType::F32);
-                ops::scale_by(g, from.weights, weight, Power::One)
+                ops::scale_by(g, weights, weight, Power::One)
             }
-        };
+        }
+    }
+
+    /// Loss `i` of the recipe, one on logits.
+    pub(super) fn term<'a>(&self, g: &mut Graph, i: usize, from: &Sources<'a>) -> Result<Loss<'a>> {
+        let (loss, weights) = (&self.losses[i], self.weights(g, i, from.weights));
         match &loss.function {
+            Function::Hidden(_) => Err(Error::internal(format!("{} on logits", loss.function.name()))),
             Function::CrossEntropy { label_smoothing, z_loss } => {
                 let smoothing = Smoothing { label_smoothing: *label_smoothing as f32, z_loss: *z_loss as f32 };
                 Ok(Loss::CrossEntropy { labels: from.labels, smoothing, weights })

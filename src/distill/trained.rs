@@ -17,6 +17,8 @@ pub struct Trained {
     pub lora: Option<Lora>,
     /// Factors of the learning rate where they are not 1, by parameter.
     pub rates: BTreeMap<String, f64>,
+    /// Parameters beside the student's: the projections of hidden states.
+    pub projections: Vec<ParamSpec>,
 }
 
 impl Trained {
@@ -24,8 +26,13 @@ impl Trained {
     ///
     /// Errors name every key that does not fit the model, or one another.
     pub fn of(recipe: &Recipe, decoder: &Decoder) -> Result<Trained> {
+        Trained::with_projections(recipe, decoder, Vec::new())
+    }
+
+    /// The same, with projections of hidden states beside.
+    pub fn with_projections(recipe: &Recipe, decoder: &Decoder, projections: Vec<ParamSpec>) -> Result<Trained> {
         let mut problems = Vec::new();
-        let mut trained = Trained::default();
+        let mut trained = Trained { projections, ..Trained::default() };
         match &recipe.lora {
             Some(args) => {
                 let (lora, saved) = super::adapter::resolve(args, decoder, &mut problems);
@@ -53,10 +60,10 @@ impl Trained {
         self.lora.is_some() && name.contains(".lora_")
     }
 
-    /// The trained parameters: the network's in its order, then the adapters'.
+    /// The trained parameters: the network's in its order, the adapters', the projections.
     pub fn parameters(&self, decoder: &Decoder) -> Vec<ParamSpec> {
         let own = decoder.parameters().into_iter().filter(|p| self.includes(&p.name));
-        own.chain(self.lora.iter().flat_map(Lora::parameters)).collect()
+        own.chain(self.lora.iter().flat_map(Lora::parameters)).chain(self.projections.iter().cloned()).collect()
     }
 
     /// How many numbers are trained.

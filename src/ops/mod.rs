@@ -10,6 +10,8 @@ mod attention_grad;
 pub mod blend;
 pub mod buckets;
 mod buckets_grad;
+mod centre;
+pub mod cka;
 pub mod columns;
 pub mod cross_entropy;
 pub mod dense_kl;
@@ -20,6 +22,7 @@ mod embedding_grad;
 pub mod entropy;
 pub mod gelu;
 pub mod grad_norm;
+pub mod hidden_loss;
 pub mod inverse_norms;
 pub mod lion;
 pub mod log_sum_exp;
@@ -31,6 +34,7 @@ pub mod pointwise;
 pub mod put_rows;
 pub mod ranking;
 pub mod reduce;
+pub mod relation_kl;
 pub mod rope;
 pub mod sample_rows;
 pub mod scale_columns;
@@ -50,6 +54,7 @@ pub use attention::{Ranges, attention};
 pub use blend::blend;
 pub use buckets::{Buckets, buckets};
 pub use buckets_grad::add_bucket_grad;
+pub use cka::cka;
 pub use columns::columns;
 pub use cross_entropy::{LossInto, Smoothing, cross_entropy, smoothed_cross_entropy};
 pub use dense_kl::{DenseTarget, dense_kl};
@@ -59,6 +64,7 @@ pub use embedding::{Segments, embedding, gather_rows, segments_of};
 pub use entropy::entropy;
 pub use gelu::gelu;
 pub use grad_norm::{BAD_NORM, grad_norm};
+pub use hidden_loss::{hidden_cosine, hidden_mse};
 pub use inverse_norms::inverse_norms;
 pub use lion::lion;
 pub use log_sum_exp::{Chunk, log_sum_exp};
@@ -68,6 +74,7 @@ pub use pointwise::{Power, add, add_in_place, mul, scale, scale_by, zeros};
 pub use put_rows::{RowsInto, put_rows, put_rows_minus};
 pub use ranking::{Ranking, ranking};
 pub use reduce::{add_row_sums, sum_rows, sum_rows_into, weighted_sum};
+pub use relation_kl::relation_kl;
 pub use rope::rope;
 pub use sample_rows::sample_rows;
 pub use scale_columns::scale_columns;
@@ -99,6 +106,8 @@ pub fn shaders() -> Vec<Shader> {
         agreement::SHADER,
         attention::SHADER,
         attention_grad::SHADER,
+        centre::SHADER,
+        cka::SHADER,
         blend::SHADER,
         buckets::SHADER,
         buckets_grad::SHADER,
@@ -112,6 +121,7 @@ pub fn shaders() -> Vec<Shader> {
         entropy::SHADER,
         gelu::SHADER,
         grad_norm::SHADER,
+        hidden_loss::SHADER,
         inverse_norms::SHADER,
         lion::SHADER,
         log_sum_exp::SHADER,
@@ -122,6 +132,7 @@ pub fn shaders() -> Vec<Shader> {
         put_rows::SHADER,
         ranking::SHADER,
         reduce::SHADER,
+        relation_kl::SHADER,
         rope::SHADER,
         sample_rows::SHADER,
         scale_columns::SHADER,

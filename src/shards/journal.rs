@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::disk;
-use super::manifest::{FORMAT, ShardEntry, VERSION, check_entries};
+use super::manifest::{FORMAT, ShardEntry, check_entries};
 use super::spec::SetSpec;
 use crate::{Error, Result};
 
@@ -33,7 +33,7 @@ impl Journal {
     /// Begins a set in `dir`.
     pub fn create(dir: &Path, spec: &SetSpec) -> Result<Journal> {
         let path = dir.join(JOURNAL_FILE);
-        let head = Head { format: FORMAT.to_string(), version: VERSION, spec: spec.clone() };
+        let head = Head { format: FORMAT.to_string(), version: spec.record.version(), spec: spec.clone() };
         disk::write_atomic(&path, &[&line(&head)?])?;
         Journal::open(path)
     }
@@ -45,10 +45,11 @@ impl Journal {
         let path = &journal.path;
         let bytes = fs::read(path).map_err(Error::io("read", path))?;
         let (head, shards, whole) = parse(&bytes, path)?;
-        if head.format != FORMAT || head.version != VERSION {
+        let version = head.spec.record.version();
+        if head.format != FORMAT || head.version != version {
             return Error::file(path)
                 .field("`format`, `version`")
-                .expected(format!("{FORMAT}, {VERSION} (this program)"))
+                .expected(format!("{FORMAT}, {version} (this program)"))
                 .found(format!("{}, {}", head.format, head.version))
                 .help("finish the capture with the program that began it, or write to another folder")
                 .err();

@@ -8,13 +8,15 @@
 //! values_at ..            `entries` values of `value_bits` bits each, likewise
 //! ```
 //!
+//! Rows of hidden states have no ids: `entries` counts the numbers of all stored states, one state after another.
+//!
 //! One bit-stream reader decodes every field: entry `i` of width `b` occupies bits `i*b .. (i+1)*b` of its section,
 //! bit 0 being the least significant bit of the section's first word. Sections start on a word; the bits left over at
 //! their end are zero.
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::{LogProbType, Record, SetSpec};
+use super::spec::{LogProbType, Record, SetSpec, StateType};
 
 /// Word of a row that holds token id and flags.
 pub const TOKEN_AT: u32 = 0;
@@ -33,6 +35,10 @@ pub enum ValueType {
     F32 = 1,
     /// Unsigned code: log-probability = -code x step.
     Unorm = 2,
+    /// Bits of a half-precision number of a hidden state.
+    F16 = 3,
+    /// Bits of a brain float of a hidden state.
+    Bf16 = 4,
 }
 
 /// Places and widths of a row's fields. Everything is in words except the `*_bits`.
@@ -43,21 +49,21 @@ pub struct RowLayout {
     pub stride_words: u32,
     /// First (tail mass, log-partition) pair.
     pub temperatures_at: u32,
-    /// Number of such pairs; 0 in sampled rows.
+    /// Number of such pairs; 0 in all but top-k rows.
     pub temperatures: u32,
-    /// k, or the slots of a sampled row.
+    /// k, or the slots of a sampled row, or the numbers of all hidden states.
     pub entries: u32,
     /// First word of the ids.
     pub ids_at: u32,
-    /// Bits of an id: enough for `vocab_size - 1`.
+    /// Bits of an id: enough for `vocab_size - 1`; 0 in rows of hidden states.
     pub id_bits: u32,
     /// First word of the log-probabilities or counts.
     pub values_at: u32,
-    /// Bits of a log-probability or count.
+    /// Bits of a log-probability, count or number of a state.
     pub value_bits: u32,
     /// How those bits are read.
     pub values: ValueType,
-    /// Least log-probability that the values can express; 0 for counts.
+    /// Least log-probability that the values can express; 0 for all else.
     pub floor: f32,
 }
 
@@ -70,11 +76,18 @@ impl RowLayout {
     /// The layout of a set with this spec.
     pub fn new(spec: &SetSpec) -> RowLayout {
         let widest = spec.temperatures.iter().fold(1.0f32, |a, &b| a.max(b));
-        let (entries, value_bits, values, floor, temperatures) = match spec.record {
-            Record::Sampled { draws, max_unique, .. } => {
+        let (entries, value_bits, values, floor, temperatures) = match &spec.record {
+            Record::Hidden { states, hidden_size, layers } => {
+                let values = match states {
+                    StateType::F16 => ValueType::F16,
+                    StateType::Bf16 => ValueType::Bf16,
+                };
+                (hidden_size.saturating_mul(layers.len() as u32), 16, values, 0.0, 0)
+            }
+            &Record::Sampled { draws, max_unique, .. } => {
                 (max_unique, bits_for(draws.saturating_add(1)), ValueType::Count, 0.0, 0)
             }
-            Record::TopK { k, log_probs } => {
+            &Record::TopK { k, log_probs } => {
                 let (bits, values, floor) = match log_probs {
                     LogProbType::F32 => (32, ValueType::F32, F32_FLOOR),
                     LogProbType::Unorm(bits) => (u32::from(bits), ValueType::Unorm, -24.0 * widest),
@@ -82,8 +95,8 @@ impl RowLayout {
                 (k, bits, values, floor, spec.temperatures.len() as u32)
             }
         };
-        let id_bits = bits_for(spec.vocab_size);
-        let words = |bits: u32| (u64::from(entries) * u64::from(bits)).div_ceil(32) as u32;
+        let id_bits = if spec.record.kind() == 2 { 0 } else { bits_for(spec.vocab_size) };
+        let words = |bits: u32| (u64::from(entries) * u64::from(bits)).div_ceil(32).min(u32::MAX.into()) as u32;
         let temperatures_at = NLL_AT + 1;
         let ids_at = temperatures_at + 2 * temperatures;
         let values_at = ids_at.saturating_add(words(id_bits));
@@ -126,7 +139,7 @@ impl RowLayout {
     }
 
     /// The twelve words of a shader's layout uniform: stride_words, temperatures_at, temperatures, entries, ids_at,
-    /// id_bits, values_at, value_bits, value type (0 count, 1 f32, 2 unorm), bits of the f32 step, 0, 0.
+    /// id_bits, values_at, value_bits, value type (0 count, 1 f32, 2 unorm, 3 f16, 4 bf16), bits of the f32 step, 0, 0.
     pub fn uniform_words(&self) -> [u32; 12] {
         let l = self;
         let head = [l.stride_words, l.temperatures_at, l.temperatures, l.entries, l.ids_at, l.id_bits];
@@ -144,16 +157,18 @@ impl RowLayout {
                 let most = f64::from((1u32 << self.value_bits) - 1);
                 (f64::from(l) / f64::from(self.floor) * most).round() as u32
             }
-            ValueType::Count => 0,
+            ValueType::Count | ValueType::F16 | ValueType::Bf16 => 0,
         }
     }
 
-    /// The log-probability behind stored bits; a count is returned as a number.
+    /// The log-probability, or number of a hidden state, behind stored bits; a count is returned as a number.
     pub fn decode_value(&self, bits: u32) -> f32 {
         match self.values {
             ValueType::F32 => f32::from_bits(bits),
             ValueType::Unorm => -(bits as f32) * self.step(),
             ValueType::Count => bits as f32,
+            ValueType::F16 => StateType::F16.decode(bits as u16),
+            ValueType::Bf16 => StateType::Bf16.decode(bits as u16),
         }
     }
 
@@ -162,7 +177,7 @@ impl RowLayout {
     pub fn rounding(&self) -> f32 {
         match self.values {
             ValueType::Unorm => 0.5 * self.step() - self.floor * 2e-7,
-            ValueType::F32 | ValueType::Count => 0.0,
+            ValueType::F32 | ValueType::Count | ValueType::F16 | ValueType::Bf16 => 0.0,
         }
     }
 }

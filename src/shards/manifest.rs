@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::layout::RowLayout;
+use super::layout::{RowLayout, ValueType};
 use super::rows;
 use super::spec::{Record, SetSpec};
 use crate::{Error, Result};
@@ -15,8 +15,9 @@ use crate::{Error, Result};
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// `format` of the manifest.
 pub const FORMAT: &str = "potstill-shards";
-/// `version` of the manifest and of the shard headers.
-pub const VERSION: u32 = 1;
+/// Newest `version` of manifests and shard headers. A set has the least that can say what it holds
+/// ([`Record::version`]).
+pub const VERSION: u32 = 2;
 /// First bytes of a shard file.
 pub const MAGIC: [u8; 8] = *b"potshard";
 /// Bytes before the first row of a shard file.
@@ -30,7 +31,7 @@ const SEAL: &str = "  \"manifest_sha256\": \"";
 pub struct Manifest {
     /// [`FORMAT`].
     pub format: String,
-    /// [`VERSION`].
+    /// [`Record::version`].
     pub version: u32,
     /// Hex of [`SetSpec::set_id`]; every shard's header has the same bytes.
     pub set_id: String,
@@ -121,7 +122,7 @@ impl Sums {
         self.entropy = self.entropy.saturating_add(nano(entropy.unwrap_or(0.0)));
         if layout.temperatures > 0 {
             self.tail_mass = self.tail_mass.saturating_add(nano(f32::from_bits(row[layout.tail_at(0) as usize])));
-        } else {
+        } else if layout.values == ValueType::Count {
             self.unique += rows::entries(layout, row).filter(|e| e.1 > 0).count() as u64;
         }
     }
@@ -145,7 +146,7 @@ impl Manifest {
     pub(crate) fn new(spec: SetSpec, shards: Vec<ShardEntry>) -> Manifest {
         Manifest {
             format: FORMAT.to_string(),
-            version: VERSION,
+            version: spec.record.version(),
             set_id: hex(&spec.set_id()),
             shift: 1,
             layout: spec.layout(),
@@ -177,6 +178,7 @@ impl Manifest {
         check_entries(&manifest.spec, &manifest.shards, place)?;
         let rows: u64 = manifest.shards.iter().map(|s| u64::from(s.rows)).sum();
         let checks = [
+            ("version", manifest.version == manifest.spec.record.version()),
             ("set_id", manifest.set_id == hex(&manifest.spec.set_id())),
             ("shift", manifest.shift == 1),
             ("layout", manifest.layout == manifest.spec.layout()),
@@ -254,7 +256,7 @@ impl Statistics {
         let total = |of: fn(&Sums) -> u64| shards.iter().map(|s| u128::from(of(&s.sums))).sum::<u128>();
         let valid = total(|s| s.valid_rows);
         let mean = |known: bool, sum: u128, unit: f64| (known && valid > 0).then(|| sum as f64 / valid as f64 * unit);
-        let top_k = matches!(spec.record, Record::TopK { .. });
+        let (top_k, sampled) = (matches!(spec.record, Record::TopK { .. }), spec.record.kind() == 1);
         Statistics {
             rows: shards.iter().map(|s| u64::from(s.rows)).sum(),
             valid_rows: valid as u64,
@@ -262,7 +264,7 @@ impl Statistics {
             mean_nll: mean(true, total(|s| s.nll), 1e-9),
             mean_entropy: mean(spec.entropy, total(|s| s.entropy), 1e-9),
             mean_tail_mass: mean(top_k, total(|s| s.tail_mass), 1e-9),
-            mean_unique: mean(!top_k, total(|s| s.unique), 1.0),
+            mean_unique: mean(sampled, total(|s| s.unique), 1.0),
         }
     }
 
@@ -286,11 +288,11 @@ fn unseal(bytes: &[u8], place: &Path) -> Result<String> {
         version: u32,
     }
     if let Ok(head) = serde_json::from_slice::<Head>(bytes)
-        && (head.format != FORMAT || head.version != VERSION)
+        && (head.format != FORMAT || !(1..=VERSION).contains(&head.version))
     {
         return Error::file(place)
             .field("`format`, `version`")
-            .expected(format!("{FORMAT}, {VERSION} (this program)"))
+            .expected(format!("{FORMAT}, 1 to {VERSION} (this program)"))
             .found(format!("{}, {}", head.format, head.version))
             .help("use the program version that wrote the set, or capture again")
             .err();
@@ -342,14 +344,14 @@ pub(crate) fn check_entries(spec: &SetSpec, shards: &[ShardEntry], place: &Path)
     Ok(())
 }
 
-/// The 64 bytes before a shard's rows: magic, version, kind (0 top-k, 1 sampled), stride in words, rows, first row
-/// (u64), set id.
+/// The 64 bytes before a shard's rows: magic, version, kind (0 top-k, 1 sampled, 2 hidden states), stride in words,
+/// rows, first row (u64), set id.
 pub fn shard_header(spec: &SetSpec, index: u64) -> [u8; HEADER_BYTES as usize] {
-    let kind = u32::from(matches!(spec.record, Record::Sampled { .. }));
+    let (version, kind) = (spec.record.version(), spec.record.kind());
     let first_row = index.saturating_mul(u64::from(spec.rows_per_shard));
     let mut header = [0; HEADER_BYTES as usize];
     header[0..8].copy_from_slice(&MAGIC);
-    for (i, word) in [VERSION, kind, spec.layout().stride_words, shard_rows(spec, index)].iter().enumerate() {
+    for (i, word) in [version, kind, spec.layout().stride_words, shard_rows(spec, index)].iter().enumerate() {
         header[8 + 4 * i..12 + 4 * i].copy_from_slice(&word.to_le_bytes());
     }
     header[24..32].copy_from_slice(&first_row.to_le_bytes());

@@ -95,6 +95,7 @@ impl Tally {
                     self.gradient[id as usize] -= f64::from(count) / f64::from(draws);
                 }
             }
+            Record::Hidden { .. } => unreachable!("whole distributions have nothing to measure"),
         }
     }
 
@@ -144,6 +145,7 @@ impl Tally {
             Record::Sampled { draws, max_unique, .. } => {
                 (format!("sampled {draws}, slots {max_unique} | ids {:.1}", self.extent / n), "- | -".to_string())
             }
+            Record::Hidden { .. } => unreachable!("whole distributions have nothing to measure"),
         };
         format!("| {} | {name} | {lost} | {angle:.1} / {:.2} |", self.spec.layout().stride_bytes(), norm / full_norm)
     }

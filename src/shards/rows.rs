@@ -57,6 +57,11 @@ pub enum Records {
         /// `[n, u]`; a row's counts add up to the spec's draws.
         counts: Vec<u32>,
     },
+    /// Hidden states. Stored and read: rounded to the spec's type.
+    Hidden {
+        /// `[n, states, d]`, finite numbers.
+        states: Vec<f32>,
+    },
 }
 
 impl RowBatch {
@@ -67,6 +72,7 @@ impl RowBatch {
                 Records::TopK { ids: vec![], log_probs: vec![], tails: vec![], log_partitions: vec![] }
             }
             Record::Sampled { .. } => Records::Sampled { ids: vec![], counts: vec![] },
+            Record::Hidden { .. } => Records::Hidden { states: vec![] },
         };
         RowBatch { tokens: vec![], flags: vec![], nll: vec![], entropy: vec![], records }
     }
@@ -85,11 +91,11 @@ impl RowBatch {
     /// `None` for sampled rows and for rows or temperatures that are not there.
     pub fn top_k_at(&self, spec: &SetSpec, row: usize, j: usize) -> Option<(&[u32], Vec<f32>, f32)> {
         let (Records::TopK { ids, log_probs, tails, log_partitions }, Record::TopK { k, .. }) =
-            (&self.records, spec.record)
+            (&self.records, &spec.record)
         else {
             return None;
         };
-        let (k, t) = (k as usize, spec.temperatures.len());
+        let (k, t) = (*k as usize, spec.temperatures.len());
         let at_t = t.checked_mul(row)?.checked_add(j).filter(|_| j < t)?;
         let range = k.checked_mul(row)?..k.checked_mul(row.checked_add(1)?)?;
         let (temperature, c) = (spec.temperatures[j], *log_partitions.get(at_t)?);
@@ -159,6 +165,7 @@ pub fn encode(spec: &SetSpec, batch: &RowBatch, first_row: u64, place: &Path) ->
                 let entries = ids[r * n..][..n].iter().copied().zip(counts[r * n..][..n].iter().copied());
                 encode_sampled(spec, &layout, entries.collect(), row, &at)?;
             }
+            Records::Hidden { states } => encode_states(spec, &layout, &states[r * n..][..n], row, &at)?,
         }
     }
     Ok(words)
@@ -170,7 +177,7 @@ fn check_lengths(spec: &SetSpec, batch: &RowBatch, place: &Path) -> Result<()> {
     let entropy = if spec.entropy { n } else { 0 };
     let mut lengths =
         vec![("flags", batch.flags.len(), n), ("nll", batch.nll.len(), n), ("entropy", batch.entropy.len(), entropy)];
-    match (&batch.records, spec.record) {
+    match (&batch.records, &spec.record) {
         (Records::TopK { ids, log_probs, tails, log_partitions }, Record::TopK { .. }) => lengths.extend([
             ("ids", ids.len(), n * e),
             ("log_probs", log_probs.len(), n * e),
@@ -180,11 +187,14 @@ fn check_lengths(spec: &SetSpec, batch: &RowBatch, place: &Path) -> Result<()> {
         (Records::Sampled { ids, counts }, Record::Sampled { .. }) => {
             lengths.extend([("ids", ids.len(), n * e), ("counts", counts.len(), n * e)]);
         }
-        _ => {
-            let kind = |top_k| if top_k { "top-k rows" } else { "sampled rows" };
-            let expected = kind(matches!(spec.record, Record::TopK { .. }));
-            let found = kind(matches!(batch.records, Records::TopK { .. }));
-            return Error::file(place).field("records").expected(expected).found(found).err();
+        (Records::Hidden { states }, Record::Hidden { .. }) => lengths.push(("states", states.len(), n * e)),
+        (found, expected) => {
+            let found = match found {
+                Records::TopK { .. } => "top-k rows",
+                Records::Sampled { .. } => "sampled rows",
+                Records::Hidden { .. } => "rows of hidden states",
+            };
+            return Error::file(place).field("records").expected(expected.rows_name()).found(found).err();
         }
     }
     match lengths.iter().find(|(_, found, expected)| found != expected) {
@@ -245,6 +255,27 @@ fn encode_sampled(
     Ok(())
 }
 
+fn encode_states(spec: &SetSpec, layout: &RowLayout, states: &[f32], row: &mut [u32], at: &RowPlace) -> Result<()> {
+    let Record::Hidden { states: kind, .. } = spec.record else { return Ok(()) };
+    let values = &mut row[layout.values_at as usize..];
+    for (i, &x) in states.iter().enumerate() {
+        let bits = kind.encode(x);
+        if !x.is_finite() {
+            return at.refuse("states", "finite numbers", x);
+        }
+        if !kind.decode(bits).is_finite() {
+            return Error::file(at.place)
+                .field(format!("row {}: states", at.row))
+                .expected("magnitudes up to 65504, the most that f16 holds")
+                .found(x)
+                .help("store them as bf16 (`--state-type bf16`), in another folder")
+                .err();
+        }
+        put_bits(values, i, layout.value_bits, bits.into());
+    }
+    Ok(())
+}
+
 fn put_entries(layout: &RowLayout, entries: impl Iterator<Item = (u32, u32)>, row: &mut [u32]) {
     let (head, values) = row.split_at_mut(layout.values_at as usize);
     for (i, (id, value)) in entries.enumerate() {
@@ -282,11 +313,11 @@ pub fn nll(row: &[u32]) -> f32 {
     f32::from_bits(row[NLL_AT as usize])
 }
 
-/// Entries of a row's words as (id, value bits).
+/// Entries of a row's words as (id, value bits); none in rows of hidden states.
 pub fn entries<'a>(layout: &'a RowLayout, row: &'a [u32]) -> impl Iterator<Item = (u32, u32)> + 'a {
     let (ids, values) = (&row[layout.ids_at as usize..], &row[layout.values_at as usize..]);
-    (0..layout.entries as usize)
-        .map(move |i| (get_bits(ids, i, layout.id_bits), get_bits(values, i, layout.value_bits)))
+    let entries = if layout.id_bits == 0 { 0 } else { layout.entries as usize };
+    (0..entries).map(move |i| (get_bits(ids, i, layout.id_bits), get_bits(values, i, layout.value_bits)))
 }
 
 /// Numbers of whole rows of words, the first of which is row `first_row` of the set. Every number is checked; errors
@@ -331,6 +362,16 @@ pub fn decode(spec: &SetSpec, words: &[u32], first_row: u64, place: &Path) -> Re
                 for (id, count) in entries(&layout, row) {
                     ids.push(at.id("id", id, spec)?);
                     counts.push(count);
+                }
+            }
+            Records::Hidden { states } => {
+                let values = &row[layout.values_at as usize..];
+                for i in 0..layout.entries as usize {
+                    let x = layout.decode_value(get_bits(values, i, layout.value_bits));
+                    if !x.is_finite() {
+                        return at.refuse("state", "a finite number", x);
+                    }
+                    states.push(x);
                 }
             }
         }

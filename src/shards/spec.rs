@@ -24,6 +24,8 @@ const MAX_VOCAB: u32 = 1 << 24;
 /// A writer holds one shard in memory.
 const MAX_SHARD_BYTES: u64 = 1 << 30;
 const MAX_TEMPERATURES: usize = 16;
+const MAX_HIDDEN: u32 = 1 << 20;
+const MAX_LAYERS: u32 = 4096;
 
 /// The fixed part of a shard set. Two captures with equal specs and the same teacher give the same bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,7 +42,7 @@ pub struct SetSpec {
     /// What each row records.
     pub record: Record,
     /// Top-k: temperatures with stored tail mass and log-partition; the first is 1. Sampled: the one temperature
-    /// that the draws were made at.
+    /// that the draws were made at. Hidden states: none, they serve all.
     pub temperatures: Vec<f32>,
     /// Digest of the tokenised corpus, token positions and document borders included.
     pub corpus_digest: String,
@@ -105,8 +107,8 @@ pub struct Teacher {
     pub digest: String,
 }
 
-/// The two kinds of record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The kinds of record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Record {
     /// The `k` most probable tokens, most probable first.
@@ -125,6 +127,81 @@ pub enum Record {
         /// Seed of the draws; a row's random numbers depend on the seed and its row number alone.
         seed: u64,
     },
+    /// The teacher's hidden states. With its head the last one is its whole distribution.
+    Hidden {
+        /// How a state's numbers are stored.
+        states: StateType,
+        /// d, the numbers of a state.
+        hidden_size: u32,
+        /// Which states, rising, by transformers' `hidden_states` index: 0 is the embedding's output, i that of block i
+        /// (counted from 1). The last is always the final one, after the norm.
+        layers: Vec<u32>,
+    },
+}
+
+/// How a hidden state's numbers are stored, two bytes each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateType {
+    /// IEEE half precision: 11 significant bits, magnitudes up to 65,504.
+    #[default]
+    F16,
+    /// Brain float: 8 significant bits, the range of f32.
+    Bf16,
+}
+
+impl StateType {
+    /// The stored bits of the nearest number. Past the type's range that is an infinity.
+    pub fn encode(self, x: f32) -> u16 {
+        match self {
+            StateType::F16 => half::f16::from_f32(x).to_bits(),
+            StateType::Bf16 => half::bf16::from_f32(x).to_bits(),
+        }
+    }
+
+    /// The number behind stored bits.
+    pub fn decode(self, bits: u16) -> f32 {
+        match self {
+            StateType::F16 => half::f16::from_bits(bits).to_f32(),
+            StateType::Bf16 => half::bf16::from_bits(bits).to_f32(),
+        }
+    }
+
+    /// Its name in a manifest and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            StateType::F16 => "f16",
+            StateType::Bf16 => "bf16",
+        }
+    }
+}
+
+impl Record {
+    /// The format version that can say this: sets of the first two kinds stay as they were.
+    pub fn version(&self) -> u32 {
+        match self {
+            Record::TopK { .. } | Record::Sampled { .. } => 1,
+            Record::Hidden { .. } => 2,
+        }
+    }
+
+    /// Its number in a shard's header.
+    pub fn kind(&self) -> u32 {
+        match self {
+            Record::TopK { .. } => 0,
+            Record::Sampled { .. } => 1,
+            Record::Hidden { .. } => 2,
+        }
+    }
+
+    /// What its rows are called in messages.
+    pub(crate) fn rows_name(&self) -> &'static str {
+        match self {
+            Record::TopK { .. } => "top-k rows",
+            Record::Sampled { .. } => "sampled rows",
+            Record::Hidden { .. } => "rows of hidden states",
+        }
+    }
 }
 
 /// How a top-k row stores log-probabilities.
@@ -186,7 +263,7 @@ impl SetSpec {
             return refuse("context_length, rows, rows_per_shard", "each at least 1", &found);
         }
         self.validate_record(&refuse)?;
-        if self.layout().stride_bytes() * u64::from(self.rows_per_shard) > MAX_SHARD_BYTES {
+        if self.layout().stride_bytes().saturating_mul(self.rows_per_shard.into()) > MAX_SHARD_BYTES {
             let found = format!("{} rows of {} bytes", self.rows_per_shard, self.layout().stride_bytes());
             return refuse("rows_per_shard", "shards of at most 1 GiB", &found);
         }
@@ -202,11 +279,12 @@ impl SetSpec {
         if (1..temperatures.len()).any(|i| temperatures[..i].contains(&temperatures[i])) {
             return refuse("temperatures", "each temperature once", &found);
         }
-        match self.record {
-            Record::TopK { k, .. } if k == 0 || k > self.real_vocab_size => {
+        match &self.record {
+            Record::Hidden { hidden_size, layers, .. } => self.validate_states(*hidden_size, layers, refuse),
+            &Record::TopK { k, .. } if k == 0 || k > self.real_vocab_size => {
                 refuse("record.k", &format!("1 to {}, the tokenizer's ids", self.real_vocab_size), &k)
             }
-            Record::TopK { log_probs: LogProbType::Unorm(bits), .. } if !(8..=16).contains(&bits) => {
+            &Record::TopK { log_probs: LogProbType::Unorm(bits), .. } if !(8..=16).contains(&bits) => {
                 refuse("record.log_probs", "unorm8 to unorm16", &bits)
             }
             Record::TopK { .. } if temperatures.first() != Some(&1.0) => {
@@ -221,16 +299,39 @@ impl SetSpec {
             Record::Sampled { .. } if temperatures.len() != 1 => {
                 refuse("temperatures", "the one temperature of the draws", &found)
             }
-            Record::Sampled { draws, .. } if draws == 0 || draws > 65_535 => {
+            &Record::Sampled { draws, .. } if draws == 0 || draws > 65_535 => {
                 refuse("record.draws", "1 to 65535", &draws)
             }
-            Record::Sampled { draws, max_unique, .. }
+            &Record::Sampled { draws, max_unique, .. }
                 if max_unique == 0 || max_unique > draws.min(self.real_vocab_size) =>
             {
                 refuse("record.max_unique", "1 to the number of draws (and of tokens)", &max_unique)
             }
             _ => Ok(()),
         }
+    }
+
+    fn validate_states(
+        &self,
+        hidden_size: u32,
+        layers: &[u32],
+        refuse: &dyn Fn(&str, &str, &dyn fmt::Display) -> Result<()>,
+    ) -> Result<()> {
+        if !self.temperatures.is_empty() {
+            let expected = "none: hidden states serve every temperature";
+            return refuse("temperatures", expected, &format!("{:?}", self.temperatures));
+        }
+        if !self.tail_mass.is_captured() {
+            return refuse("tail_mass", "no such key in a set of hidden states", &"one");
+        }
+        if hidden_size == 0 || hidden_size > MAX_HIDDEN {
+            return refuse("record.hidden_size", "1 to 1048576", &hidden_size);
+        }
+        let rising = layers.windows(2).all(|pair| pair[0] < pair[1]);
+        if layers.is_empty() || !rising || layers.iter().any(|&layer| layer > MAX_LAYERS) {
+            return refuse("record.layers", "rising layer numbers up to 4096", &format!("{layers:?}"));
+        }
+        Ok(())
     }
 
     /// Where each number of a row lies.

@@ -11,6 +11,7 @@ use potstill::data::packing::{Batch, IGNORE};
 use potstill::data::tokens::NO_ROUTE;
 use potstill::device::Device;
 use potstill::distill::batch::{write_training_batch, write_weights};
+use potstill::distill::hidden::HiddenLosses;
 use potstill::distill::recipe::LossFunction;
 use potstill::distill::step::{StepSpec, TeacherInput, provide};
 use potstill::distill::trained::Trained;
@@ -72,7 +73,17 @@ fn model(device: &Device, name: &str, batch: usize, context: usize, recompute: b
     let losses = vec![LossFunction::cross_entropy(1.0)];
     let vocabulary = decoder.config.vocab_size;
     let (student, teacher) = (decoder.clone(), TeacherInput::None);
-    let spec = StepSpec { student, trained, teacher, vocabulary, batch, context, recompute, losses };
+    let spec = StepSpec {
+        student,
+        trained,
+        teacher,
+        vocabulary,
+        batch,
+        context,
+        recompute,
+        losses,
+        hidden: HiddenLosses::default(),
+    };
     Model { decoder, store, optimiser, spec }
 }
 

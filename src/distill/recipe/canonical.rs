@@ -26,7 +26,10 @@ impl Recipe {
         put("sequence_length", json!(self.sequence_length));
         put("model", self.model.to_json());
         match &self.teacher {
-            Some(Teacher::Shards { path }) => put("teacher", json!({"kind": "shards", "path": path})),
+            Some(Teacher::Shards { path, head: None }) => put("teacher", json!({"kind": "shards", "path": path})),
+            Some(Teacher::Shards { path, head }) => {
+                put("teacher", json!({"kind": "shards", "path": path, "head": head}))
+            }
             Some(Teacher::Live { path }) => put("teacher", json!({"kind": "live", "path": path})),
             None => None,
         };
@@ -37,6 +40,12 @@ impl Recipe {
             put("lora", lora.to_json());
         }
         put("loss_functions", self.loss_functions.iter().map(|loss| loss.to_json()).collect());
+        if let Some(mapping) = &self.layer_mapping {
+            put("layer_mapping", mapping.to_json());
+        }
+        if self.force_hidden_state_projection {
+            put("force_hidden_state_projection", json!(true));
+        }
         put("training_args", self.training_args.to_json());
         Value::Object(root)
     }

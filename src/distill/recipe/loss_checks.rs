@@ -87,7 +87,7 @@ impl Recipe {
                 let share = *margin > 0.0 && *margin <= 1.0;
                 problems.rule(share, &key("margin"), "a number above 0 and up to 1", margin);
             }
-            Function::LogitMse | Function::LogisticRanking => {}
+            Function::LogitMse | Function::LogisticRanking | Function::Hidden(_) => {}
         }
     }
 
@@ -100,18 +100,18 @@ impl Recipe {
                 let complaint = problems.at(&key("function")).expected(format!("a `teacher` for {name}"));
                 problems.add(complaint.found("none").help("add a teacher, or train on text with cross_entropy alone"));
             }
-            (Some(Teacher::Shards { .. }), Function::LogitMse) => {
+            (Some(Teacher::Shards { head: None, .. }), Function::LogitMse) => {
                 let complaint = problems.at(&key("function")).expected("a live teacher for logit_mse");
                 let complaint = complaint.found("shards, which hold no logits");
                 problems.add(complaint.help("use `teacher: { kind: live, ... }`, or another loss: kl"));
             }
-            (Some(Teacher::Live { .. }), _) if ranks => {
+            (Some(Teacher::Live { .. } | Teacher::Shards { head: Some(_), .. }), _) if ranks => {
                 let complaint = problems.at(&key("function")).expected(format!("recorded tokens to rank for {name}"));
                 let complaint = complaint.found("a live teacher");
                 problems
                     .add(complaint.help("capture it and use `teacher: { kind: shards, ... }`, or another loss: kl"));
             }
-            (Some(Teacher::Shards { .. }), Function::Divergence { divergence, temperature, missing }) => {
+            (Some(Teacher::Shards { head: None, .. }), Function::Divergence { divergence, temperature, missing }) => {
                 if *missing == MissingProbability::Zero && divergence.needs_support() {
                     let handling = key("missing_probability_handling");
                     let complaint = problems.at(&handling).expected(format!("another than zero for {name}"));

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::canonical::name;
 use super::fields::{Fields, Node};
+use super::hidden;
 use super::scheduled::Ramp;
 use super::{Divergence, Function, LossFunction, MissingProbability, Names, Scheduled};
 use crate::{Error, Result};
@@ -80,10 +81,13 @@ const LOSSES: &[Named] = &[
         read: |f| Ok(Function::Hinge { margin: f.need("margin", "a difference of probabilities", Node::number)? }),
     },
     Named { name: "logistic_ranking", keys: &[], read: |_| Ok(Function::LogisticRanking) },
+    Named { name: "hs_mse", keys: &["layer_mapping"], read: hidden::mse },
+    Named { name: "hs_cosine", keys: &["layer_mapping"], read: hidden::cosine },
+    Named { name: "hs_cka", keys: &["layer_mapping"], read: hidden::cka },
+    Named { name: "hs_relation", keys: &["layer_mapping", "relation_heads"], read: hidden::relation },
 ];
 
-/// Losses of DistillKit that this crate lacks, and a key of its losses that says nothing here.
-const DISTILLKIT_LOSSES: &[&str] = &["hs_cosine", "hs_mse"];
+/// A key of DistillKit's losses that says nothing here.
 const DISTILLKIT_KEYS: &[&str] = &["sparse_chunk_length"];
 
 fn scheduled(fields: &Fields, key: &str, default: f64) -> Result<Scheduled> {
@@ -127,11 +131,9 @@ pub(super) fn loss_function(node: Node) -> Result<LossFunction> {
     let name = fields.need("function", &expected, Node::text)?;
     let Some(loss) = LOSSES.iter().find(|loss| loss.name == name) else {
         let complaint = fields.complaint("function").expected(expected).found(format!("{name:?}"));
-        let near = Error::nearest(&name, names.iter().copied());
-        return match (near, DISTILLKIT_LOSSES.contains(&name.as_str())) {
-            (_, true) => complaint.help("DistillKit has this loss, potstill does not").err(),
-            (Some(near), false) => complaint.help(format!("did you mean `{near}`?")).err(),
-            (None, false) => complaint.err(),
+        return match Error::nearest(&name, names.iter().copied()) {
+            Some(near) => complaint.help(format!("did you mean `{near}`?")).err(),
+            None => complaint.err(),
         };
     };
     if let Some(key) = known[2..].iter().find(|key| fields.node(key).is_some() && !loss.keys.contains(key)) {
@@ -155,6 +157,7 @@ impl Function {
             Function::LogitMse => "logit_mse",
             Function::Hinge { .. } => "hinge",
             Function::LogisticRanking => "logistic_ranking",
+            Function::Hidden(hidden) => hidden.kind.name(),
         }
     }
 }
@@ -211,6 +214,7 @@ impl LossFunction {
             Function::Hinge { margin } => {
                 put("margin", json!(margin));
             }
+            Function::Hidden(hidden) => hidden.put_json(&mut map),
             Function::LogitMse | Function::LogisticRanking => {}
         }
         Value::Object(map)

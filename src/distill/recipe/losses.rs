@@ -3,7 +3,7 @@
 //! To add one: a variant of [`Function`] and a row of `LOSSES` in `loss_keys.rs`, which reads it; then the compiler
 //! asks for its name and canonical form there, and for its recording in `distill/terms.rs`.
 
-use super::{Recipe, Scheduled};
+use super::{Hidden, Recipe, Scheduled};
 
 /// One term of the loss.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +42,8 @@ pub enum Function {
     },
     /// `logistic_ranking`: the teacher's order of its recorded tokens, as logits.
     LogisticRanking,
+    /// `hs_mse`, `hs_cosine`, `hs_cka`, `hs_relation`: a comparison of hidden states or attention relations.
+    Hidden(Hidden),
 }
 
 /// Divergences between p, the teacher's distribution, and q, the student's. `docs/losses.md` has the formulas.
@@ -153,7 +155,7 @@ impl Function {
         match self {
             Function::Divergence { temperature, .. } => temperature.constant(),
             Function::Hinge { .. } | Function::LogisticRanking => Some(1.0),
-            Function::CrossEntropy { .. } | Function::LogitMse => None,
+            Function::CrossEntropy { .. } | Function::LogitMse | Function::Hidden(_) => None,
         }
     }
 }
@@ -183,6 +185,7 @@ impl Function {
             Function::LogitMse => "the variance of the difference between the logits".to_string(),
             Function::Hinge { margin } => format!("the teacher's ranking, by probabilities {margin} apart"),
             Function::LogisticRanking => "the teacher's ranking, by logits".to_string(),
+            Function::Hidden(hidden) => hidden.kind.describe().to_string(),
         }
     }
 }

@@ -12,8 +12,6 @@ use crate::{Error, Result};
 
 /// Keys that DistillKit's recipes have and this crate's do not.
 const DISTILLKIT_ROOT: &[&str] = &[
-    "layer_mapping",
-    "force_hidden_state_projection",
     "resize_embeddings_to_multiple_of",
     "use_flash_attention",
     "functionary_packing",
@@ -71,6 +69,8 @@ fn root(node: Node) -> Result<Recipe> {
         "teacher",
         "dataset",
         "loss_functions",
+        "layer_mapping",
+        "force_hidden_state_projection",
         "frozen_modules",
         "frozen_res",
         "unfrozen_parameters",
@@ -97,6 +97,8 @@ fn root(node: Node) -> Result<Recipe> {
         None => Ok(default_losses(fields.node("teacher").is_some())),
     };
     let losses = keep(&mut wrong, losses);
+    let layer_mapping = keep(&mut wrong, fields.maybe("layer_mapping", hidden::layer_mapping));
+    let force = keep(&mut wrong, fields.or("force_hidden_state_projection", false, Node::boolean));
     let masks = keep(&mut wrong, students::masks(&fields));
     let lora = keep(&mut wrong, fields.maybe("lora", |node| students::lora(node, or_any)));
     let args = keep(&mut wrong, fields.need("training_args", "the optimisation", training_args));
@@ -112,6 +114,8 @@ fn root(node: Node) -> Result<Recipe> {
             teacher: teacher?,
             dataset: dataset?,
             loss_functions: losses?,
+            layer_mapping: layer_mapping?,
+            force_hidden_state_projection: force?,
             masks: masks?,
             lora: lora?,
             training_args: args?,
@@ -180,10 +184,17 @@ fn config(node: &Node) -> Result<Config> {
 }
 
 fn teacher(node: &Node) -> Result<Teacher> {
-    let fields = node.clone().fields(&["kind", "path"], &["top_k", "kwargs", "logprob_compressor"])?;
+    let fields = node.clone().fields(&["kind", "path", "head"], &["top_k", "kwargs", "logprob_compressor"])?;
     let kind = fields.need("kind", "`shards` or `live`", Node::text)?;
     match kind.as_str() {
-        "shards" => Ok(Teacher::Shards { path: fields.need("path", "the shard set's folder", path)? }),
+        "shards" => Ok(Teacher::Shards {
+            path: fields.need("path", "the shard set's folder", path)?,
+            head: fields.maybe("head", Node::text)?,
+        }),
+        "live" | "hf" if fields.node("head").is_some() => {
+            let complaint = fields.complaint("head").expected("no such key for a live teacher").found("one");
+            complaint.help("a live teacher has its own head: remove the key").err()
+        }
         "live" | "hf" => Ok(Teacher::Live { path: fields.need("path", "the teacher's folder or hub id", Node::text)? }),
         _ => {
             let complaint = fields.complaint("kind").expected("shards or live").found(format!("the text {kind:?}"));

@@ -7,6 +7,7 @@ mod columns;
 mod divergences;
 mod embedding;
 mod grad_norm;
+mod hidden;
 mod lora;
 mod losses;
 mod matmul;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Case> {
         divergences::cases(),
         embedding::cases(),
         grad_norm::cases(),
+        hidden::cases(),
         lora::cases(),
         losses::cases(),
         matmul::cases(),

@@ -19,8 +19,13 @@ fn damaged(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
     (0..bytes.len()).map(|n| bytes[..n].to_vec()).chain(flips)
 }
 
-fn specs() -> [SetSpec; 2] {
-    [spec(top_k(3, LogProbType::Unorm(12)), &[1.0, 2.0], 5), spec(sampled(9, 4), &[1.0], 5)]
+fn specs() -> [SetSpec; 4] {
+    [
+        spec(top_k(3, LogProbType::Unorm(12)), &[1.0, 2.0], 5),
+        spec(sampled(9, 4), &[1.0], 5),
+        spec(hidden(StateType::F16), &[], 5),
+        spec(hidden(StateType::Bf16), &[], 5),
+    ]
 }
 
 #[test]
@@ -51,8 +56,12 @@ fn a_damaged_shard_is_refused_even_with_its_digest_forged() {
             if verify(&forged, &copy).is_ok() {
                 let words = manifest::words_from_bytes(&copy[64..]);
                 let row = rows::decode(&spec, &words, 0, Path::new("s")).unwrap();
-                let (Records::TopK { ids, .. } | Records::Sampled { ids, .. }) = row.records;
-                assert!(ids.iter().all(|&id| id < spec.real_vocab_size));
+                match row.records {
+                    Records::TopK { ids, .. } | Records::Sampled { ids, .. } => {
+                        assert!(ids.iter().all(|&id| id < spec.real_vocab_size));
+                    }
+                    Records::Hidden { states } => assert!(states.iter().all(|x| x.is_finite())),
+                }
             }
         }
     }

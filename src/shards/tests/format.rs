@@ -47,6 +47,17 @@ fn example_sampled() -> (SetSpec, RowBatch) {
     (example(Record::Sampled { draws: 5, max_unique: 3, seed: 9 }, &[1.0]), heads(records))
 }
 
+/// Row 0: 1, -0.5, 65504 and 2^-24 at the end, 0.1, 3, -2, 1000 behind block 1; row 1: small whole numbers.
+fn example_hidden() -> (SetSpec, RowBatch) {
+    let first = [0.1, 3.0, -2.0, 1000.0, 1.0, -0.5, 65504.0, 0.5f32.powi(24)];
+    let states = first.into_iter().chain((0..8).map(|i| i as f32)).collect();
+    let record = Record::Hidden { states: StateType::F16, hidden_size: 4, layers: vec![1, 3] };
+    (
+        SetSpec { entropy: false, ..example(record, &[]) },
+        RowBatch { entropy: vec![], ..heads(Records::Hidden { states }) },
+    )
+}
+
 /// The hex block of the documentation that follows the line `marker`, comments after `|` left out.
 fn documented_hex(marker: &str) -> String {
     let block = DOC.split(marker).nth(1).unwrap().split("```").nth(1).unwrap();
@@ -82,6 +93,44 @@ fn golden_bytes_of_a_sampled_set() {
     let manifest = "f04b91bdf77016fb89f2a9cdf76c07dbfe5426076370a4d87cdc4fbf8e18d46e";
     let shard = "6363909b4f6591c3f038e97e94662184367646b57b21b05800c1ab534c499dea";
     assert_golden(example_sampled(), manifest, shard, "<!-- example: sampled -->");
+}
+
+#[test]
+fn golden_bytes_of_a_set_of_hidden_states() {
+    let manifest = "a93308fe853e5abac3e636f738d11bb2e75edb4326c23b9c2eb9a724bcc0a69a";
+    let shard = "dcc7d7406b2b5053ecc222416041383dbe9edd3d461f8ab136b729de69403759";
+    assert_golden(example_hidden(), manifest, shard, "<!-- example: hidden -->");
+}
+
+#[test]
+fn hidden_states_come_back_rounded_to_their_type() {
+    for kind in [StateType::F16, StateType::Bf16] {
+        let spec = spec(hidden(kind), &[], 40);
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = capture(dir.path(), &spec, 7).unwrap();
+        let statistics = &manifest.statistics;
+        assert_eq!((statistics.mean_tail_mass, statistics.mean_unique), (None, None));
+        let reader = Reader::open(dir.path()).unwrap();
+        // Two states of five 16-bit numbers after two words.
+        assert_eq!(reader.layout().stride_words, 2 + 5);
+        for (first, n) in [(30, 10), (0, 40), (15, 2), (39, 1)] {
+            let (want, got) = (batch(&spec, first, n), reader.read_rows(first, n).unwrap());
+            assert_eq!((want.tokens, want.flags, want.nll), (got.tokens, got.flags, got.nll));
+            let (Records::Hidden { states: want }, Records::Hidden { states: got }) = (want.records, got.records)
+            else {
+                panic!("another kind");
+            };
+            assert_eq!(want.len(), got.len());
+            // Half a unit in the last of 11 or 8 bits.
+            let half = if kind == StateType::F16 { 0.5f32.powi(11) } else { 0.5f32.powi(8) };
+            for (want, got) in want.into_iter().zip(got) {
+                assert!((want - got).abs() <= half * want.abs() + 1e-7, "{want} read as {got}");
+                assert_eq!(kind.decode(kind.encode(got)), got);
+            }
+        }
+        let found = reader.alignment().unwrap();
+        assert_eq!((found.valid_rows, found.in_record), (statistics.valid_rows, 0));
+    }
 }
 
 #[test]
@@ -226,6 +275,7 @@ fn alignment_holds_and_a_shift_by_one_is_refused() {
                 ids.rotate_left(width);
                 counts.rotate_left(width);
             }
+            Records::Hidden { .. } => unreachable!(),
         }
         writer.push_rows(&rows).unwrap();
         writer.finish().unwrap();

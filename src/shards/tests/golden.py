@@ -1,4 +1,4 @@
-"""Writes the two example sets of docs/shards.md with nothing but the standard library, as a second opinion on the
+"""Writes the three example sets of docs/shards.md with nothing but the standard library, as a second opinion on the
 format. Prints each file's SHA-256 and the hex of its rows; the tests compare both with what the crate writes."""
 
 import hashlib
@@ -10,7 +10,7 @@ F32 = lambda x: struct.unpack("<f", struct.pack("<f", x))[0]
 NANO = lambda x: math.floor(F32(x) * 1e9 + 0.5)
 
 
-def spec(record, temperatures):
+def spec(record, temperatures, entropy=True):
     return {
         "teacher": {"name": "example/teacher", "digest": "7ea"},
         "tokenizer_digest": "70c",
@@ -22,7 +22,7 @@ def spec(record, temperatures):
         "context_length": 8,
         "rows": 2,
         "rows_per_shard": 16384,
-        "entropy": True,
+        "entropy": entropy,
     }
 
 
@@ -53,17 +53,22 @@ def sampled_row(head, entries):
     return head + pack([i for i, _ in entries], 10) + pack([c for _, c in entries], 3)
 
 
-def write(name, spec, layout, kind, rows, mean_tail, mean_unique, sums):
+def hidden_row(head, states):
+    return head + struct.pack("<8e", *states)
+
+
+def write(name, spec, layout, kind, rows, mean_tail, mean_unique, sums, version=1):
     compact = json.dumps(spec, separators=(",", ":")).encode()
     set_id = hashlib.sha256(compact).digest()
     stride = layout["stride_words"]
-    header = b"potshard" + struct.pack("<IIIIQ", 1, kind, stride, len(rows), 0) + set_id
+    header = b"potshard" + struct.pack("<IIIIQ", version, kind, stride, len(rows), 0) + set_id
     shard = header + b"".join(rows)
     assert all(len(r) == 4 * stride for r in rows)
     manifest = {
-        "format": "potstill-shards", "version": 1, "set_id": set_id.hex(), "shift": 1, "spec": spec, "layout": layout,
+        "format": "potstill-shards", "version": version, "set_id": set_id.hex(), "shift": 1, "spec": spec, "layout": layout,
         "statistics": {"rows": 2, "valid_rows": 1, "documents": 1, "mean_nll": NANO(NLL[0]) / 1 * 1e-9,
-                       "mean_entropy": NANO(1.75) / 1 * 1e-9, "mean_tail_mass": mean_tail, "mean_unique": mean_unique},
+                       "mean_entropy": NANO(1.75) / 1 * 1e-9 if spec["entropy"] else None,
+                       "mean_tail_mass": mean_tail, "mean_unique": mean_unique},
         "shards": [{"file": "00000.shard", "first_row": 0, "rows": 2, "bytes": len(shard),
                     "sha256": hashlib.sha256(shard).hexdigest(), "sums": sums}],
     }
@@ -92,3 +97,7 @@ write("top_k", spec({"kind": "top_k", "k": 4, "log_probs": "unorm16"}, [1.0, 2.0
 write("sampled", spec({"kind": "sampled", "draws": 5, "max_unique": 3, "seed": 9}, [1.0]),
       layout(4, 0, 3, 2, 3, 3, "count", 0.0), 1, [sampled_row(h, r) for h, r in zip(HEADS, SAMPLED)],
       None, 3.0, sums(0, 3))
+STATES = [[0.1, 3.0, -2.0, 1000.0, 1.0, -0.5, 65504.0, 2.0**-24], list(range(8))]
+write("hidden", spec({"kind": "hidden", "states": "f16", "hidden_size": 4, "layers": [1, 3]}, [], False),
+      {**layout(6, 0, 8, 2, 2, 16, "f16", 0.0), "id_bits": 0}, 2, [hidden_row(h, s) for h, s in zip(HEADS, STATES)],
+      None, None, {**sums(0, 0), "entropy": 0}, version=2)

@@ -41,6 +41,17 @@ fn sampled(draws: u32, max_unique: u32) -> Record {
     Record::Sampled { draws, max_unique, seed: 5 }
 }
 
+/// States of 5 numbers of block 1 and at the end of a model of 3 blocks.
+fn hidden(states: StateType) -> Record {
+    Record::Hidden { states, hidden_size: 5, layers: vec![1, 3] }
+}
+
+/// Numbers of a row's states, some of them halves of a unit in f16's last place.
+fn states(row: u64, count: usize) -> impl Iterator<Item = f32> {
+    let noise = move |i: u32| philox([i, 1, row as u32, 7], [1, 2])[0] as f32 / u32::MAX as f32;
+    (0..count as u32).map(move |i| if i % 4 == 3 { 1.0 + 0.5f32.powi(11) } else { 16.0 * noise(i) - 8.0 })
+}
+
 /// Logits of a row: Zipf-like with the order of the ids shuffled by the row.
 fn logits(row: u64) -> Vec<f32> {
     let noise = |id: u32| philox([id, 0, row as u32, 7], [1, 2])[0] as f32 / u32::MAX as f32;
@@ -72,8 +83,8 @@ fn batch(spec: &SetSpec, first: u64, n: u64) -> RowBatch {
         batch.flags.push(start | if last { 0 } else { VALID });
         batch.nll.push(if last { 0.0 } else { -log_p[token(row + 1) as usize] as f32 });
         batch.entropy.push(-log_p.iter().map(|l| l * l.exp()).sum::<f64>() as f32);
-        match (&mut batch.records, spec.record) {
-            (Records::TopK { ids, log_probs, tails, log_partitions }, Record::TopK { k, .. }) => {
+        match (&mut batch.records, &spec.record) {
+            (Records::TopK { ids, log_probs, tails, log_partitions }, &Record::TopK { k, .. }) => {
                 let mut order: Vec<u32> = (0..REAL as u32).collect();
                 order.sort_by(|&a, &b| log_p[b as usize].total_cmp(&log_p[a as usize]).then(a.cmp(&b)));
                 let rest = order.split_off(k as usize);
@@ -86,7 +97,7 @@ fn batch(spec: &SetSpec, first: u64, n: u64) -> RowBatch {
                 log_probs.extend(order.iter().map(|&id| log_p[id as usize] as f32));
                 ids.extend(order);
             }
-            (Records::Sampled { ids, counts }, Record::Sampled { draws, max_unique, seed }) => {
+            (Records::Sampled { ids, counts }, &Record::Sampled { draws, max_unique, seed }) => {
                 let p: Vec<f32> = log_p.iter().map(|l| l.exp() as f32).collect();
                 let (mut i, mut c) = counts_from_draws(&draw(&p, draws, seed, row).unwrap());
                 limit_unique(&mut i, &mut c, max_unique, seed, row);
@@ -94,6 +105,9 @@ fn batch(spec: &SetSpec, first: u64, n: u64) -> RowBatch {
                 c.resize(max_unique as usize, 0);
                 ids.extend(i);
                 counts.extend(c);
+            }
+            (Records::Hidden { states: all }, Record::Hidden { hidden_size, layers, .. }) => {
+                all.extend(states(row, *hidden_size as usize * layers.len()));
             }
             _ => unreachable!(),
         }

@@ -27,6 +27,7 @@ fn another_spec_is_refused_by_its_first_differing_field() {
         (SetSpec { record: top_k(8, LogProbType::DEFAULT), ..good() }, ["`record.k`", "8", "4"]),
         (SetSpec { record: top_k(4, LogProbType::F32), ..good() }, ["`record.log_probs`", "f32", "unorm16"]),
         (SetSpec { record: sampled(9, 4), ..good() }, ["`record`", "sampled", "top_k"]),
+        (SetSpec { record: hidden(StateType::F16), temperatures: vec![], ..good() }, ["`record`", "hidden", "top_k"]),
         (SetSpec { temperatures: vec![1.0, 2.0], ..good() }, ["`temperatures`", "[1.0,2.0]", "[1.0]"]),
         (SetSpec { corpus_digest: "c9".into(), ..good() }, ["`corpus_digest`", "c9", "c3"]),
         (SetSpec { context_length: 32, ..good() }, ["`context_length`", "32", "64"]),
@@ -38,6 +39,11 @@ fn another_spec_is_refused_by_its_first_differing_field() {
         assert_says(Writer::resume_or_create(dir.path(), other.clone()).unwrap_err(), &words);
         assert_says(Writer::resume_or_create(finished.path(), other).unwrap_err(), &words);
     }
+}
+
+fn states_of(hidden_size: u32, layers: &[u32]) -> SetSpec {
+    let record = Record::Hidden { states: StateType::F16, hidden_size, layers: layers.to_vec() };
+    SetSpec { record, temperatures: vec![], ..good() }
 }
 
 #[test]
@@ -61,6 +67,13 @@ fn impossible_specs_are_refused() {
         (SetSpec { record: sampled(70_000, 1), ..good() }, "record.draws"),
         (SetSpec { record: sampled(5, 6), ..good() }, "record.max_unique"),
         (SetSpec { record: sampled(5, 5), temperatures: vec![1.0, 2.0], ..good() }, "temperatures"),
+        (SetSpec { record: hidden(StateType::F16), ..good() }, "temperatures"),
+        (states_of(0, &[3]), "record.hidden_size"),
+        (states_of(u32::MAX, &[3]), "record.hidden_size"),
+        (states_of(5, &[]), "record.layers"),
+        (states_of(5, &[3, 3]), "record.layers"),
+        (states_of(5, &[u32::MAX]), "record.layers"),
+        (SetSpec { rows_per_shard: u32::MAX, ..states_of(1 << 20, &(0..4000).collect::<Vec<_>>()) }, "1 GiB"),
     ];
     for (spec, field) in cases {
         assert_says(Writer::resume_or_create(dir.path(), spec).unwrap_err(), &[field]);
@@ -98,8 +111,8 @@ fn other_students_versions_and_tokens_are_refused() {
     assert_says(refused("b2", 990, Some("c9")), &["`corpus_digest`", "c9", "c3"]);
 
     let text = String::from_utf8(manifest.to_bytes().unwrap()).unwrap();
-    let newer = text.replace("\"version\": 1", "\"version\": 2");
-    assert_says(Manifest::parse(newer.as_bytes(), Path::new("m")).unwrap_err(), &["potstill-shards, 1", "shards, 2"]);
+    let newer = text.replace("\"version\": 1", "\"version\": 3");
+    assert_says(Manifest::parse(newer.as_bytes(), Path::new("m")).unwrap_err(), &["potstill-shards, 1", "shards, 3"]);
 
     let reader = Reader::open(dir.path()).unwrap();
     let mut tokens = batch(&good(), 3, 15).tokens;
@@ -154,6 +167,34 @@ fn a_bad_batch_is_refused_whole() {
     writer.push_rows(&batch(&good(), 0, 20)).unwrap();
     writer.finish().unwrap();
     assert_eq!(contents(dir.path()), contents(whole.path()));
+}
+
+#[test]
+fn states_that_the_type_cannot_hold_are_refused_with_the_one_that_can() {
+    let pushed = |states: StateType, x: f32| {
+        let spec = spec(hidden(states), &[], 20);
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, _) = Writer::resume_or_create(dir.path(), spec.clone()).unwrap();
+        let mut bad = batch(&spec, 0, 20);
+        let Records::Hidden { states } = &mut bad.records else { panic!() };
+        states[64] = x;
+        writer.push_rows(&bad)
+    };
+    pushed(StateType::F16, 65_504.0).unwrap();
+    assert_says(pushed(StateType::F16, -65_520.0).unwrap_err(), &["row 6", "states", "65504", "-65520", "bf16"]);
+    pushed(StateType::Bf16, -65_520.0).unwrap();
+    for states in [StateType::F16, StateType::Bf16] {
+        assert_says(pushed(states, f32::NAN).unwrap_err(), &["row 6", "finite", "NaN"]);
+        assert_says(pushed(states, f32::INFINITY).unwrap_err(), &["row 6", "finite", "inf"]);
+    }
+    let spec = spec(hidden(StateType::F16), &[], 20);
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, _) = Writer::resume_or_create(dir.path(), spec.clone()).unwrap();
+    let mut short = batch(&spec, 0, 20);
+    let Records::Hidden { states } = &mut short.records else { panic!() };
+    states.pop();
+    assert_says(writer.push_rows(&short).unwrap_err(), &["`states`", "expected 200", "found 199"]);
+    assert_says(writer.push_rows(&batch(&good(), 0, 20)).unwrap_err(), &["expected rows of hidden", "found top-k"]);
 }
 
 #[test]

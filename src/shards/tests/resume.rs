@@ -5,8 +5,8 @@ use super::*;
 
 #[test]
 fn killed_at_every_step_and_resumed_the_set_is_bit_identical() {
-    for record in [top_k(4, LogProbType::DEFAULT), sampled(9, 4)] {
-        let spec = spec(record, &[1.0], 40);
+    for record in [top_k(4, LogProbType::DEFAULT), sampled(9, 4), hidden(StateType::F16)] {
+        let spec = if record.kind() == 2 { spec(record, &[], 40) } else { spec(record, &[1.0], 40) };
         let whole = tempfile::tempdir().unwrap();
         capture(whole.path(), &spec, 40).unwrap();
         let expected = contents(whole.path());
