@@ -9,7 +9,7 @@ use common::{novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::hidden::HiddenLosses;
-use potstill::distill::setup::{Setup, plan_memory};
+use potstill::distill::setup::{Measured, Setup, plan_memory};
 use potstill::distill::step::{StepSpec, TeacherInput};
 use potstill::distill::trained::Trained;
 use potstill::distill::{CaptureOptions, Recipe, capture, memory};
@@ -157,7 +157,9 @@ fn a_run_that_cannot_fit_is_refused_with_a_batch_that_can() {
     let (trained, hidden) = (Trained::default(), HiddenLosses::default());
     let spec = StepSpec { student, trained, teacher, vocabulary, batch, context, recompute: true, losses, hidden };
     let needed =
-        plan_memory(&spec, &Settings::adamw(0.9, 0.999, 1e-8, 0.0, 1.0), Device::cpu().caps(), false).unwrap().total();
+        plan_memory(&spec, &Settings::adamw(0.9, 0.999, 1e-8, 0.0, 1.0), Device::cpu().caps(), Measured::Nothing)
+            .unwrap()
+            .total();
     assert!(error.ends_with(&format!("needs {}", memory::binary(needed))), "{error}: {needed}");
     let available = memory::available(&Device::cpu()).unwrap();
     assert!(needed < available + (1 << 30) && 3 * needed > available, "{error}: {available} available");

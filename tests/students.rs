@@ -6,7 +6,7 @@ use common::{novel, recipe, small_config, small_model};
 use potstill::Error;
 use potstill::device::Device;
 use potstill::distill::hidden::HiddenLosses;
-use potstill::distill::setup::{Setup, plan_memory};
+use potstill::distill::setup::{Measured, Setup, plan_memory};
 use potstill::distill::step::{StepSpec, TeacherInput};
 use potstill::distill::trained::Trained;
 use potstill::distill::{Event, Recipe, distill};
@@ -141,7 +141,7 @@ fn only_what_is_trained_costs_work_and_memory() {
             hidden: HiddenLosses::default(),
         };
         let settings = with("seed: 1").training_args.optimiser();
-        let memory = plan_memory(&spec, &settings, Device::cpu().caps(), false).unwrap();
+        let memory = plan_memory(&spec, &settings, Device::cpu().caps(), Measured::Nothing).unwrap();
         (Plan::new(&spec.training(Device::cpu().caps()).unwrap()).unwrap(), memory)
     };
     let count = |plan: &Plan, name: &str| plan.to_string().matches(&format!(" {name} ")).count();

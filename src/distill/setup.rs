@@ -45,6 +45,7 @@ pub struct Setup {
     recipe: Recipe,
     spec: StepSpec,
     teacher: OpenTeacher,
+    measured: Measured,
     text: Text,
 }
 
@@ -59,6 +60,17 @@ struct Text {
 struct Graphs {
     training: Graph,
     evaluation: Option<Graph>,
+}
+
+/// What is measured on held-out text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measured {
+    /// Nothing: there is no such text.
+    Nothing,
+    /// The student on the text alone.
+    Text,
+    /// The student beside the teacher, if there is one.
+    Teacher,
 }
 
 /// The tokenizer of a model folder, GGUF file, hub id, or of a folder that holds only a tokenizer.
@@ -89,7 +101,7 @@ impl Setup {
         if let Some(digest) = text.corpus.routes_digest() {
             digests.insert("routes".to_owned(), digest);
         }
-        let teacher = OpenTeacher::open(recipe, &tokenizer, &mut digests)?;
+        let mut teacher = OpenTeacher::open(recipe, &tokenizer, &mut digests)?;
         if let Some(unfrozen) = &recipe.masks.unfrozen_parameters {
             let digest = Sha256::digest(patterns_of(unfrozen)?.join("\n"));
             let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -107,12 +119,18 @@ impl Setup {
             hidden,
         };
         let settings = recipe.training_args.optimiser();
-        let memory = plan_memory(&spec, &settings, device.caps(), text.held_out.is_some())?;
-        let remedies = remedies(&spec, &settings, device.caps(), text.held_out.is_some());
+        let measured = text.measured(teacher.records.any().is_some());
+        let memory = plan_memory(&spec, &settings, device.caps(), measured)?;
+        let remedies = remedies(&spec, &settings, device.caps(), measured);
         memory::check(memory, memory::available(&device), remedies)?;
-        let warnings = warnings(recipe, teacher.records.any(), &origin.decoder);
+        let mut warnings = warnings(recipe, teacher.records.any(), &origin.decoder);
+        if measured == Measured::Text {
+            let what = "the shards hold nothing of `dataset.eval`: the student is measured on its text, not against the teacher";
+            warnings.push(format!("{what}; `dataset.holdout` measures on text that they hold"));
+            teacher.records.eval = None;
+        }
         let recipe = recipe.clone();
-        Ok(Setup { device, origin, tokenizer, digests, memory, warnings, recipe, spec, teacher, text })
+        Ok(Setup { device, origin, tokenizer, digests, memory, warnings, recipe, spec, teacher, measured, text })
     }
 
     /// Tokens to learn from in one epoch.
@@ -144,8 +162,8 @@ impl Setup {
 
     /// Allocates, loads and binds everything.
     pub fn trainer(self) -> Result<Trainer> {
-        let Setup { device, origin, recipe, spec, teacher, text, .. } = self;
-        let graphs = Graphs::record(&spec, device.caps(), text.held_out.is_some())?;
+        let Setup { device, origin, recipe, spec, teacher, measured, text, .. } = self;
+        let graphs = Graphs::record(&spec, device.caps(), measured)?;
         let plans = graphs.plans()?;
         let mut scratch = Runner::reserve(&device, &plans.iter().collect::<Vec<_>>())?;
         let mut store = Store::new(&device);
@@ -176,6 +194,15 @@ impl Setup {
 }
 
 impl Text {
+    /// What can be measured, with a teacher that is recorded or not: records are of the training text's tokens.
+    fn measured(&self, recorded: bool) -> Measured {
+        match &self.held_out {
+            None => Measured::Nothing,
+            Some((corpus, _)) if recorded && !Arc::ptr_eq(corpus, &self.corpus) => Measured::Text,
+            Some(_) => Measured::Teacher,
+        }
+    }
+
     fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Text> {
         let Dataset { train, eval, holdout, .. } = &recipe.dataset;
         let options = corpus_options(recipe);
@@ -208,8 +235,12 @@ pub fn corpus_options(recipe: &Recipe) -> CorpusOptions {
 }
 
 impl Graphs {
-    fn record(spec: &StepSpec, caps: &Caps, evaluate: bool) -> Result<Graphs> {
-        let evaluation = if evaluate { Some(spec.evaluation(caps)?) } else { None };
+    fn record(spec: &StepSpec, caps: &Caps, measured: Measured) -> Result<Graphs> {
+        let evaluation = match measured {
+            Measured::Nothing => None,
+            Measured::Text => Some(StepSpec { teacher: TeacherInput::None, ..spec.clone() }.evaluation(caps)?),
+            Measured::Teacher => Some(spec.evaluation(caps)?),
+        };
         Ok(Graphs { training: spec.training(caps)?, evaluation })
     }
 
@@ -237,8 +268,8 @@ fn warnings(recipe: &Recipe, records: Option<&TeacherRows>, student: &Decoder) -
 }
 
 /// The memory a run of this shape takes.
-pub fn plan_memory(spec: &StepSpec, settings: &Settings, caps: &Caps, evaluate: bool) -> Result<Memory> {
-    let plans = Graphs::record(spec, caps, evaluate)?.plans()?;
+pub fn plan_memory(spec: &StepSpec, settings: &Settings, caps: &Caps, measured: Measured) -> Result<Memory> {
+    let plans = Graphs::record(spec, caps, measured)?.plans()?;
     let weights = |decoder: &Decoder| 4 * decoder.parameter_count() as u64 + decoder.rope_bytes(spec.context);
     let bytes = |p: &ParamSpec| 4 * p.shape.numel() as u64;
     let adapters: u64 = spec.trained.lora.iter().flat_map(Lora::parameters).map(|p| bytes(&p)).sum();
@@ -271,9 +302,9 @@ fn remedies<'a>(
     spec: &'a StepSpec,
     settings: &'a Settings,
     caps: &'a Caps,
-    evaluate: bool,
+    measured: Measured,
 ) -> impl Iterator<Item = (String, Result<Memory>)> + 'a {
-    let changed = move |change: String, spec: StepSpec| (change, plan_memory(&spec, settings, caps, evaluate));
+    let changed = move |change: String, spec: StepSpec| (change, plan_memory(&spec, settings, caps, measured));
     let recompute = (!spec.recompute)
         .then(|| changed("gradient_checkpointing: true".into(), StepSpec { recompute: true, ..spec.clone() }));
     let batches = (0..).map(|i| spec.batch >> (i + 1)).take_while(|batch| *batch > 0).map(move |batch| {

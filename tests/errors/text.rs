@@ -44,3 +44,22 @@ fn a_document_longer_than_the_context_is_split_or_refused_by_choice() {
     let parts = ["long.jsonl:1: ", "at most 256 tokens", "300 tokens", "windows"];
     place.fails("score model long.jsonl --device cpu", &parts);
 }
+
+#[test]
+fn text_that_the_shards_do_not_hold_is_measured_without_the_teacher() {
+    let place = Place::new();
+    place.write("other.txt", "The dog looked on the mat, and the cat sat on.\n".repeat(6).as_str());
+    place.succeeds("capture model text.txt -o shards --top-k 16 --sequence-length 32 --device cpu");
+    let measured = |lines: &str| -> Vec<(bool, bool)> {
+        place.recipe(&format!("teacher: {{ kind: shards, path: shards }}\n{lines}"));
+        place.succeeds("distill recipe.yaml --overwrite");
+        let metrics = fs::read_to_string(place.path("out/metrics.jsonl")).unwrap();
+        let lines = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let evals = lines.filter(|line| line["kind"] == "eval");
+        evals.map(|line| (line["nll"].is_number(), line["kld"].is_number())).collect()
+    };
+    assert_eq!(measured("dataset: { train: text.txt, eval: other.txt }"), [(true, false); 2]);
+    let warned = place.run("distill recipe.yaml --overwrite");
+    assert!(String::from_utf8_lossy(&warned.stderr).contains("the shards hold nothing of `dataset.eval`"));
+    assert_eq!(measured("dataset: { train: text.txt, holdout: { fraction: 0.1 } }"), [(true, true); 2]);
+}
