@@ -9,7 +9,7 @@ use crate::distill::codec_settings::{self, Codec};
 use crate::formats::parquet::List;
 use crate::formats::{Tokenizer, write_atomically};
 use crate::shards::foreign::{Fault, Form, check_position};
-use crate::shards::spec::DEFAULT_ROWS_PER_SHARD;
+use crate::shards::spec::{DEFAULT_ROWS_PER_SHARD, UNKNOWN_DIGEST};
 use crate::shards::{
     CONTEXT_START, DOCUMENT_START, LogProbType, Manifest, Record, Records, RowBatch, SetSpec, TailMass, Teacher, VALID,
     Writer,
@@ -71,7 +71,7 @@ pub fn import(
     let survey = Survey::of(&source, options.sequence_length, decoder.tokens)?;
     let name = input.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let spec = SetSpec {
-        teacher: Teacher { name: options.teacher.clone().unwrap_or(name), digest: "unknown".into() },
+        teacher: Teacher { name: options.teacher.clone().unwrap_or(name), digest: UNKNOWN_DIGEST.into() },
         tokenizer_digest: tokenizer.digest(),
         vocab_size: decoder.vocabulary.max(tokenizer.vocab_size() as u32),
         real_vocab_size: tokenizer.vocab_size() as u32,
