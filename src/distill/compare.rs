@@ -61,7 +61,8 @@ impl Comparison {
         let text = Packer::new(self.corpus.clone(), self.ranges.clone(), context, batch, None)?;
         let mut scratch: Vec<Buffer> = Vec::new();
         let graph = spec.evaluation(device.caps())?;
-        let mut evaluation = Evaluator::new(&graph, text, &mut store, &mut scratch)?.run(&store, None)?;
+        let mut evaluation =
+            pollster::block_on(Evaluator::new(&graph, text, &mut store, &mut scratch)?.run(&store, None))?;
         if model.is_none() {
             (evaluation.kld, evaluation.top1_agreement) = (Some(0.0), Some(1.0));
         }

@@ -30,7 +30,7 @@ impl Evaluator {
     }
 
     /// One pass over the held-out text. `records` are the teacher's, where it is a shard set.
-    pub fn run(&mut self, store: &Store, records: Option<&TeacherRows>) -> Result<Evaluation> {
+    pub async fn run(&mut self, store: &Store, records: Option<&TeacherRows>) -> Result<Evaluation> {
         let sums = ["nll", "kld", "agreement"].map(|name| format!("eval.sum.{name}"));
         for sum in sums.iter().filter(|sum| store.contains(sum)) {
             store.write(sum, &[0f32])?;
@@ -49,8 +49,9 @@ impl Evaluator {
                 rows.write(store, "eval.teacher")?;
             }
             self.runner.run()?;
+            store.device().catch_up().await?;
             if let Some(rows) = rows.filter(|_| self.runner.plan().outputs.contains_key(BEST)) {
-                let best = pollster::block_on(self.runner.read_u32(BEST))?;
+                let best = self.runner.read_u32(BEST).await?;
                 *agreed.get_or_insert(0) += rows.agreeing(&best, &batch);
             }
             tokens += batch.valid;
@@ -60,14 +61,14 @@ impl Evaluator {
             let help = "hold out more text, or set `train_on_inputs: true`";
             return Error::at("held-out text").expected("tokens to predict").found("none").help(help).err();
         }
-        let mean = |sum: &String| -> Result<Option<f64>> {
+        let mean = async |sum: &String| -> Result<Option<f64>> {
             let used = self.runner.plan().externals.iter().any(|(name, _)| name == sum);
             if !used {
                 return Ok(None);
             }
-            Ok(Some(f64::from(pollster::block_on(store.read_f32(sum))?[0]) / tokens as f64))
+            Ok(Some(f64::from(store.read_f32(sum).await?[0]) / tokens as f64))
         };
-        let [nll, kld, agreement] = [mean(&sums[0])?, mean(&sums[1])?, mean(&sums[2])?];
+        let [nll, kld, agreement] = [mean(&sums[0]).await?, mean(&sums[1]).await?, mean(&sums[2]).await?];
         let top1_agreement = agreement.or(agreed.map(|agreed| agreed as f64 / tokens as f64));
         let nll = nll.ok_or_else(|| Error::internal("an evaluation without NLL"))?;
         let bits = |bytes: u64| nll * tokens as f64 / std::f64::consts::LN_2 / bytes as f64;
