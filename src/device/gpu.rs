@@ -88,7 +88,9 @@ fn summary(index: usize, info: &wgpu::AdapterInfo) -> AdapterSummary {
         _ => Kind::Other,
     };
     let driver = format!("{} {}", info.driver, info.driver_info);
-    AdapterSummary { index, name: info.name.clone(), driver, backend: format!("{:?}", info.backend), kind }
+    // Browsers keep the name to themselves.
+    let name = if info.name.is_empty() { "unnamed adapter".to_owned() } else { info.name.clone() };
+    AdapterSummary { index, name, driver: driver.trim().to_owned(), backend: format!("{:?}", info.backend), kind }
 }
 
 impl Gpu {
