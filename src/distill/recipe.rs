@@ -19,6 +19,7 @@ mod optimiser;
 pub(super) mod read;
 mod scheduled;
 mod students;
+mod training;
 
 pub use hidden::{Hidden, HiddenKind};
 pub use losses::{Divergence, Function, LossFunction, MissingProbability, loss_names, record_temperatures};
