@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod data;
 pub mod device;
+mod digest;
 pub mod distill;
 pub mod doctor;
 pub mod error;

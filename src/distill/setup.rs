@@ -16,13 +16,13 @@ use crate::data::packing::Packer;
 use crate::data::split::{Holdout, split};
 use crate::data::tokens::Corpus;
 use crate::device::{Caps, Choice, Device};
+use crate::digest::sha256;
 use crate::formats::{ModelFolder, Tokenizer, hub};
 use crate::graph::{Graph, Plan, Runner, Store};
 use crate::models::Decoder;
 use crate::nn::{Lora, ParamSpec};
 use crate::optim::{Optimiser, Settings};
 use crate::{Error, Result};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -103,9 +103,7 @@ impl Setup {
         }
         let mut teacher = OpenTeacher::open(recipe, &tokenizer, &mut digests)?;
         if let Some(unfrozen) = &recipe.masks.unfrozen_parameters {
-            let digest = Sha256::digest(patterns_of(unfrozen)?.join("\n"));
-            let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            digests.insert("unfrozen_parameters".to_owned(), digest);
+            digests.insert("unfrozen_parameters".to_owned(), sha256(patterns_of(unfrozen)?.join("\n")));
         }
         let spec = StepSpec {
             student: origin.decoder.clone(),
