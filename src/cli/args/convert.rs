@@ -23,9 +23,9 @@ pub enum ValuesArg {
 
 /// Turn DistillKit's teacher logits into a shard set, or a shard set into those
 ///
-/// IN is a Parquet file or a folder of them, in any of DistillKit's three forms, or a shard set. The tokens of an
-/// imported set are written beside it as `tokens.jsonl`: the recipe's `dataset.train`. A stopped import goes on where it
-/// stopped when the same command is run again.
+/// IN is a Parquet file, a folder of them, or a data set saved with `save_to_disk`, in any of DistillKit's three forms; or
+/// a shard set. The tokens of an imported set are written beside it as `tokens.jsonl`: the recipe's `dataset.train`. A
+/// stopped import goes on where it stopped when the same command is run again.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -35,7 +35,7 @@ Examples:
 
 docs/distillkit.md says what is kept, and how to train on the result.")]
 pub struct ConvertArgs {
-    /// Parquet file, folder of such files, or shard set
+    /// Parquet file, folder of such files, saved data set, or shard set
     #[arg(value_name = "IN")]
     pub input: PathBuf,
 
