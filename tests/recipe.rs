@@ -290,6 +290,17 @@ const REFUSED: &[(&str, &str, &str)] = &[
          you mean `to`?",
     ),
     (
+        "function: kl",
+        "function: taid, t: { adaptive: { speed: 2 } }",
+        "`loss_functions[0].t.adaptive.speed`: expected one of the keys start, end, alpha, beta: found an unknown key; \
+         remove it",
+    ),
+    (
+        "function: kl",
+        "function: taid, t: { adaptive: { start: 0.8, end: 0.5 } }",
+        "`loss_functions[0].t.adaptive.end`: expected a number from `start` to 1: found 0.5",
+    ),
+    (
         "weight: 0.9",
         "weight: [[5, 1], [5, 0]]",
         "`loss_functions[0].weight`: expected steps that rise: found [[5,1],[5,0]]",
@@ -439,6 +450,7 @@ fn every_loss_is_read_and_written() {
   - { function: taid, weight: 1 }
   - { function: hinge, weight: 1, margin: 0.05 }
   - { function: logistic_ranking, weight: 1 }
+  - { function: taid, weight: 1, t: { adaptive: { start: 0.2, beta: 0.9 } } }
 ";
     let recipe = parse(&format!("{LEAST}teacher: {{ kind: shards, path: s }}\nloss_functions:{losses}")).unwrap();
     let names = loss_names(&recipe.loss_functions);
@@ -453,7 +465,9 @@ fn every_loss_is_read_and_written() {
     assert_eq!(of(6), (Divergence::SkewKl { alpha: 0.1.into() }, MissingProbability::Ghost));
     assert_eq!(of(10), (Divergence::AlphaBeta { alpha: 0.2.into(), beta: 0.7.into() }, MissingProbability::Ghost));
     let rising = Scheduled::Ramp { shape: Ramp::Linear, from: 0.4, to: 1.0, steps: None };
-    assert_eq!(of(11), (Divergence::Taid { t: rising }, MissingProbability::Ghost));
+    assert_eq!(of(11), (Divergence::Taid { t: Share::Scheduled(rising) }, MissingProbability::Ghost));
+    let following = Adaptive { start: 0.2, end: 1.0, alpha: 5e-4, beta: 0.9 };
+    assert_eq!(of(14), (Divergence::Taid { t: Share::Adaptive(following) }, MissingProbability::Ghost));
     assert_eq!(record_temperatures(&recipe.loss_functions), [1.0, 2.0]);
     assert_eq!(parse(&recipe.to_yaml().unwrap()).unwrap(), recipe);
     assert_eq!(recipe.canonical()["loss_functions[1].weight.schedule"], "\"cosine\"");

@@ -34,6 +34,7 @@ pub mod setup;
 pub mod step;
 pub mod student;
 mod svg;
+mod taid;
 mod teacher;
 pub mod teacher_rows;
 pub mod terms;

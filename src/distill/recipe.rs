@@ -19,6 +19,7 @@ mod optimiser;
 pub(super) mod read;
 mod scheduled;
 mod students;
+mod taid;
 mod training;
 
 pub use hidden::{Hidden, HiddenKind};
@@ -26,6 +27,7 @@ pub use losses::{Divergence, Function, LossFunction, MissingProbability, loss_na
 pub use optimiser::Optim;
 pub use scheduled::{Ramp, Scheduled};
 pub use students::{LoraArgs, Masks, Targets, Unfrozen};
+pub use taid::{Adaptive, Share};
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! The recipe's losses in the training graph, and the numbers of theirs that the host sets before each step.
 
 use super::recipe::{
-    Divergence, Function, LossFunction, MissingProbability, Scheduled, loss_names, record_temperatures,
+    Divergence, Function, LossFunction, MissingProbability, Scheduled, Share, loss_names, record_temperatures,
 };
 use super::step::{StepSpec, TeacherInput};
 use crate::graph::{DType, Graph, Store, Tensor};
@@ -20,7 +20,7 @@ pub(super) struct Sources<'a> {
 }
 
 /// The external of one number of loss `i` that the host sets.
-fn external(i: usize, key: &str) -> String {
+pub(super) fn external(i: usize, key: &str) -> String {
     format!("train.loss.{i}.{key}")
 }
 
@@ -43,7 +43,10 @@ pub fn write_scheduled(store: &Store, losses: &[LossFunction], step: u64, total:
             let (_, parameters, blend) = kernel(divergence);
             write(external(i, "temperature"), &[at(temperature)])?;
             write(external(i, "parameters"), &parameters.map(|value| value.map_or(0.0, at)))?;
-            write(external(i, "t"), &[blend.map_or(0.0, at)])?;
+            // An adaptive t is the device's own.
+            if let Some(t) = blend.and_then(Share::scheduled) {
+                write(external(i, "t"), &[at(t)])?;
+            }
         }
     }
     Ok(())
@@ -60,7 +63,7 @@ pub fn scheduled_values(losses: &[LossFunction], step: u64, total: u64) -> Vec<(
 }
 
 /// The op of a divergence, its parameters, and the share of the teacher in TAID's target.
-fn kernel(divergence: &Divergence) -> (ops::Divergence, [Option<&Scheduled>; 2], Option<&Scheduled>) {
+fn kernel(divergence: &Divergence) -> (ops::Divergence, [Option<&Scheduled>; 2], Option<&Share>) {
     let none = [None, None];
     match divergence {
         Divergence::Kl => (ops::Divergence::Kl, none, None),

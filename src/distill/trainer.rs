@@ -5,6 +5,7 @@ use super::evaluate::Evaluator;
 use super::metrics::Evaluation;
 use super::recipe::{LossFunction, Recipe};
 use super::step::{METRICS, provide};
+use super::taid::AdaptiveTaid;
 use super::teacher_rows::TeacherRows;
 use super::terms::{records_prefix, scheduled_values, write_scheduled};
 use super::trained::Trained;
@@ -46,6 +47,7 @@ pub struct Trainer {
     /// What of the student is trained.
     pub trained: Trained,
     optimiser: Optimiser,
+    taid: Option<AdaptiveTaid>,
     evaluator: Option<Evaluator>,
     records: Vec<TeacherRows>,
     eval_records: Option<TeacherRows>,
@@ -80,6 +82,7 @@ impl Trainer {
     pub fn new(recipe: Recipe, graph: &Graph, mut parts: Parts, scratch: &mut Vec<Buffer>) -> Result<Trainer> {
         provide(&mut parts.store, graph)?;
         let micro = Runner::new(Plan::new(graph)?, &parts.store, scratch)?;
+        let taid = AdaptiveTaid::new(&recipe.loss_functions, &mut parts.store)?;
         let per_epoch = parts.packer.batches().div_ceil(recipe.training_args.gradient_accumulation_steps as u64);
         let total_steps = recipe.training_args.total_steps(per_epoch);
         let Parts { store, trained, optimiser, evaluator, records, eval_records, packer } = parts;
@@ -90,6 +93,7 @@ impl Trainer {
             micro,
             trained,
             optimiser,
+            taid,
             evaluator,
             records,
             eval_records,
@@ -136,6 +140,9 @@ impl Trainer {
         }
         let schedule = self.recipe.training_args.schedule(self.total_steps);
         self.optimiser.update(&self.store, self.step + 1, schedule.learning_rate(self.step))?;
+        if let Some(taid) = &mut self.taid {
+            taid.advance(&self.store, self.step, self.total_steps)?;
+        }
         self.step += 1;
         let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
         Ok((valid, tokens))
@@ -154,6 +161,7 @@ impl Trainer {
         }
         let norms = pollster::block_on(self.store.read_f32(NORMS))?;
         self.store.write(NORMS, &[0f32; RING])?;
+        let adaptive = self.taid.as_ref().map_or(Ok(Vec::new()), |taid| taid.history(&self.store))?;
         let schedule = self.recipe.training_args.schedule(self.total_steps);
         let first = self.step - counts.len() as u64;
         let mut reports = Vec::new();
@@ -163,12 +171,14 @@ impl Trainer {
             let values: Vec<f64> = rows.iter().map(|row| f64::from(row[slot])).collect();
             let weight = |loss: &LossFunction| loss.weight.at(step, self.total_steps);
             let loss = values.iter().zip(losses).map(|(value, loss)| value * weight(loss)).sum();
+            let mut scheduled = scheduled_values(losses, step, self.total_steps);
+            scheduled.extend(adaptive.iter().map(|(name, ring)| (name.clone(), f64::from(ring[slot]))));
             let report = StepReport {
                 step: step + 1,
                 learning_rate: schedule.learning_rate(step),
                 loss,
                 losses: values,
-                scheduled: scheduled_values(losses, step, self.total_steps),
+                scheduled,
                 grad_norm: f64::from(norms[slot]),
                 valid_tokens,
                 tokens,
@@ -192,7 +202,8 @@ impl Trainer {
     pub fn arrays(&self, decoder: &Decoder) -> Vec<TensorSpec> {
         let params = self.trained.parameters(decoder).into_iter().map(|p| (p.name, p.shape));
         let array = |(name, shape): (String, Shape)| TensorSpec { name, dtype: Dtype::F32, shape: shape.to_vec() };
-        params.chain(self.optimiser.state().iter().cloned()).map(array).collect()
+        let taid = self.taid.iter().flat_map(AdaptiveTaid::state);
+        params.chain(self.optimiser.state().iter().cloned()).chain(taid).map(array).collect()
     }
 
     /// Turns the training's parameters into those of the student that is saved: the average takes their place, where

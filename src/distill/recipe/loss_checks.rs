@@ -82,6 +82,9 @@ impl Recipe {
                         problems.add(complaint.help(remedy(divergence)));
                     }
                 }
+                for (name, expected, found) in divergence.adaptive().into_iter().flat_map(Adaptive::problems) {
+                    problems.rule(false, &key(&format!("t.adaptive.{name}")), expected, &found);
+                }
             }
             Function::Hinge { margin } => {
                 let share = *margin > 0.0 && *margin <= 1.0;
