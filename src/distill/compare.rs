@@ -49,7 +49,7 @@ impl Comparison {
             same_tokenizer(teacher, folder)?;
             let decoder = models::from_config(folder.path(), &folder.config)?;
             decoder.allocate(&mut store, prefix, self.context)?;
-            load_parameters(&decoder, &mut store, prefix, &folder.tensors, None)?;
+            load_parameters(&decoder, &store, prefix, &folder.tensors, None)?;
             Ok(decoder)
         };
         let student = model.map(|model| open(model, STUDENT)).transpose()?;
