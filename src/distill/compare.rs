@@ -3,7 +3,7 @@
 use super::batch::{write_batch, write_weights};
 use super::fidelity::{Fidelity, Token};
 use super::metrics::Evaluation;
-use super::step::{TEACHER, provide};
+use super::step::{provide, teacher_prefix};
 use crate::data::packing::{Batch, Cursor, IGNORE, Packer};
 use crate::data::tokens::Corpus;
 use crate::device::Device;
@@ -53,7 +53,7 @@ impl Comparison {
             Ok(decoder)
         };
         let student = model.map(|model| open(model, STUDENT)).transpose()?;
-        let graph = self.side_by_side(student.as_ref(), &open(teacher, TEACHER)?, vocabulary, device)?;
+        let graph = self.side_by_side(student.as_ref(), &open(teacher, &teacher_prefix(0))?, vocabulary, device)?;
         provide(&mut store, &graph)?;
         let mut runner = Runner::new(Plan::new(&graph)?, &store, &mut Vec::new())?;
         let mut packer = Packer::new(self.corpus.clone(), self.ranges.clone(), self.context, self.batch, None)?;
@@ -87,7 +87,7 @@ impl Comparison {
             let hidden = decoder.forward(&mut g, &params, &batch, false)?;
             Ok((hidden, [decoder.head_weight(&mut g, &params)]))
         };
-        let (teacher_hidden, teacher_head) = run(teacher, TEACHER)?;
+        let (teacher_hidden, teacher_head) = run(teacher, &teacher_prefix(0))?;
         let (hidden, head) = student.map_or(Ok((teacher_hidden, teacher_head)), |student| run(student, STUDENT))?;
         let student = student.unwrap_or(teacher);
         let of = |decoder: &Decoder, weight| Head { weight, vocab, softcap: decoder.config.logit_softcap };

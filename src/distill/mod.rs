@@ -37,6 +37,7 @@ mod svg;
 mod taid;
 mod teacher;
 pub mod teacher_rows;
+pub mod teaching;
 pub mod terms;
 pub mod trained;
 pub mod trainer;

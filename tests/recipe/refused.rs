@@ -180,7 +180,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
 
 #[test]
 fn every_loss_without_its_teacher_is_named() {
-    let text = FULL.replacen("teacher: { kind: hf, path: teachers/smol }", "", 1);
+    let text = FULL.replacen("teacher: { kind: hf, path: teachers/smol, route: [chemistry, physics] }", "", 1);
+    let text = text.replacen("route_field: subject", "", 1);
     let problem = |number: usize, loss: usize, name: &str| {
         format!(
             "\n  {number}. r.yaml: `loss_functions[{loss}].function`: expected a `teacher` for {name}: found none; add a \
