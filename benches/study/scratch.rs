@@ -47,7 +47,7 @@ pub fn run(device: &Device, device_name: &str, sotu: &Path, folder: &Path) -> Re
             "output_path": teacher,
             "device": device_name,
             "sequence_length": CONTEXT,
-            "model": { "config": config(128, 3, 4, 341), "tokenizer": text.tokenizer },
+            "model": { "config": config(128, 3, 4, 341, 0.02), "tokenizer": text.tokenizer },
             "dataset": { "train": [text.all], "holdout": { "sequences": HELD_OUT } },
             "training_args": training_args(2e-3, TEACHER_STEPS),
         });
@@ -63,8 +63,9 @@ pub fn run(device: &Device, device_name: &str, sotu: &Path, folder: &Path) -> Re
         held_out: HELD_OUT,
         context: CONTEXT,
         batch: BATCH,
-        student: json!({ "config": config(32, 2, 2, 96), "tokenizer": text.tokenizer }),
-        training_args: training_args(4e-3, 0),
+        // Chosen for plain text: of rates 4e-3, 1e-2 and 2e-2 and ranges 0.02 to 0.18 it learns most by these.
+        student: json!({ "config": config(32, 2, 2, 96, 0.08), "tokenizer": text.tokenizer }),
+        training_args: training_args(1e-2, 0),
     };
     let results =
         methods().into_iter().map(|method| Ok((method.clone(), arena.run(&method)?))).collect::<Result<_>>()?;
@@ -96,12 +97,12 @@ impl Twins {
     }
 }
 
-fn config(hidden: usize, layers: usize, heads: usize, intermediate: usize) -> Value {
+fn config(hidden: usize, layers: usize, heads: usize, intermediate: usize, range: f64) -> Value {
     json!({
         "model_type": "llama", "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
         "num_key_value_heads": heads, "intermediate_size": intermediate, "vocab_size": text::VOCABULARY,
         "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
-        "hidden_act": "silu",
+        "hidden_act": "silu", "initializer_range": range,
     })
 }
 
