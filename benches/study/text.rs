@@ -64,8 +64,8 @@ pub fn prepare(sotu: &Path, folder: &Path) -> Result<Text> {
 fn pieces(mut text: &str) -> Vec<&str> {
     let mut pieces = Vec::new();
     while !text.is_empty() {
-        let from = text.ceil_char_boundary(PIECE_BYTES.min(text.len()));
-        let end = text[from..].find(". ").map_or(text.len(), |end| from + end + 2);
+        let mut ends = text.match_indices(". ").map(|(at, _)| at).filter(|at| *at >= PIECE_BYTES);
+        let end = ends.next().map_or(text.len(), |at| at + 2);
         pieces.push(text[..end].trim());
         text = &text[end..];
     }
