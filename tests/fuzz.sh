@@ -23,6 +23,9 @@ cargo build --release --manifest-path tests/fuzz/Cargo.toml --target-dir target/
 
 seeds() {
     case $1 in
+    arrow) for file in tests/golden/distillkit/saved/*/*.arrow tests/golden/distillkit/saved/*/*/*.arrow; do
+        cp "$file" "$2/${file//\//-}"
+    done ;;
     gguf) cp tests/golden/{smallest,tiny_llama,quants,llama-bpe,qwen2,spm}.gguf "$2" ;;
     safetensors) cp tests/golden/{tiny_llama,quants}.safetensors "$2" ;;
     tokenizer) cp tests/golden/smollm_tokenizer.json "$2" ;;

@@ -73,11 +73,17 @@ mod code {
 /// Most fields and depth of a schema: what is beyond is no data set, but a damaged or hostile file.
 const MOST_FIELDS: usize = 1 << 16;
 const MOST_DEPTH: usize = 64;
+/// Most items of a column of nulls that are looked at; the first of them is refused.
+const MOST_NULLS: usize = 1 << 16;
 
 impl Table {
     /// Opens the file at `path`, reads its schema and finds its batches.
     pub fn open(path: &Path) -> Result<Table> {
-        let bytes = Bytes::map(path)?;
+        Table::of(path, Bytes::map(path)?)
+    }
+
+    /// The same of bytes; `path` stands for them in messages.
+    pub fn of(path: &Path, bytes: Bytes) -> Result<Table> {
         let damaged = |found: &str| {
             let complaint = Error::file(path).expected("a whole Arrow stream").found(found);
             complaint.help("copy it again, or save the data set again (`Dataset.save_to_disk`)").error()
@@ -349,6 +355,8 @@ impl<'a> Level<'a> {
         data: &'a [u8],
         size: usize,
     ) -> Option<Level<'a>> {
+        // Nulls take no bytes, so that nothing else bounds how many there are said to be.
+        let length = if lists.is_none() && size == 0 { length.min(MOST_NULLS) } else { length };
         // Between offsets lie the lists.
         let items = if matches!(lists, Some(Lists::Offsets(_))) { length.checked_add(1)? } else { length };
         let whole = length == 0 || data.len() >= items.checked_mul(size)?;
