@@ -4,7 +4,6 @@ use super::human::{brief, bytes, count};
 use super::interrupt;
 use super::output::{print, print_json};
 use super::progress::{Meter, say};
-use crate::Result;
 use crate::distill::memory::peak_resident;
 use crate::formats::hub;
 use crate::formats::{ModelFolder, Tensors};
@@ -12,6 +11,7 @@ use crate::spectrum::{
     By, Choice, Chosen, Files, Layers, ReportData, Results, Rounding, bars, base_name, choose, modules, scan, unscored,
     wanted, write,
 };
+use crate::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -82,6 +82,9 @@ pub(super) fn run(args: &SpectrumArgs) -> Result<()> {
     let rounding = if args.floor { Rounding::Down } else { Rounding::Up };
     let choice = Choice { top_percent: args.top_percent, by, rounding };
     choice.check()?;
+    if args.output.exists() && !args.output.is_dir() {
+        return Error::file(&args.output).expected("a folder to write into").found("a file").err();
+    }
     let given = Some(Path::new(&args.model)).filter(|path| path.is_file() && has_extension(path, "json"));
     let (results, base) = match given {
         Some(path) => {

@@ -98,7 +98,8 @@ impl Layers {
         let unknown = names.iter().filter(|name| !kinds.iter().any(|kind| answers(kind, name)));
         let problem = |name: &String| {
             let listed = kinds.iter().copied().collect::<Vec<_>>().join(", ");
-            let near = Error::nearest(name, kinds.iter().flat_map(|kind| [*kind, last(kind)]));
+            let near =
+                Error::nearest(name, kinds.iter().flat_map(|kind| std::iter::once(*kind).chain(kind.split('.'))));
             let help = near.map_or("`all` takes every type".to_owned(), |near| format!("did you mean `{near}`?"));
             Error::at("--layers").expected(format!("types of {listed}")).found(format!("`{name}`")).help(help).error()
         };
