@@ -369,6 +369,13 @@ fn charts_in_characters_show_heights_and_choice() {
     assert_eq!(drawn[0].summary(), "2 of 5, 0 to infinity");
     let lines = ["  a: 2 of 5, 0 to infinity", "    █   █", "    █   █", "    ██  █", "    ██ ▁█", "    *   *", ""];
     assert_eq!(drawn[0].text(), lines.join("\n"));
+    // One score dwarfs the others: in steps of ten from 0.01, so that 0.1, 1, 100 are 1, 2 and 4 quarters high.
+    let modules = [100.0, 1.0, 0.1, 0.0].into_iter().enumerate().map(|(i, snr)| module(i, snr)).collect();
+    let drawn = bars(&choose(&Results { modules }, &by_snr(25.0, Rounding::Up)).unwrap());
+    assert_eq!(drawn[0].summary(), "1 of 4, 0 to 100.0, logarithmic");
+    assert_eq!(drawn[0].text().lines().skip(1).collect::<Vec<_>>(), ["    █", "    █", "    ██", "    ███", "    *"]);
+    let ticks: Vec<_> = ["0.01", "0.1", "1", "10", "100"].into_iter().map(|tick| format!(">{tick}</text>")).collect();
+    assert!(ticks.iter().all(|tick| drawn[0].svg(0).contains(tick)), "{}", drawn[0].svg(0));
 }
 
 fn potstill(arguments: &[&str]) -> Output {

@@ -62,18 +62,25 @@ impl Bars {
         let scores = || self.bars.iter().map(|bar| bar.score).filter(|score| !score.is_nan());
         let (low, high) = scores().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), s| (l.min(s), h.max(s)));
         match low <= high {
-            true => format!("{chosen} of {}, {} to {}", self.bars.len(), number(low), number(high)),
+            true => {
+                let log = if self.scale().low.is_some() { ", logarithmic" } else { "" };
+                format!("{chosen} of {}, {} to {}{log}", self.bars.len(), number(low), number(high))
+            }
             false => format!("{chosen} of {}, no scores", self.bars.len()),
         }
     }
 
     /// The chart in characters, a column for each bar, with a star below each that is chosen.
     pub fn text(&self) -> String {
+        let scale = self.scale();
         let mut text = format!("  {}: {}\n", self.kind, self.summary());
         for bars in self.bars.chunks(WIDEST) {
             for line in (0..LINES).rev() {
                 let cell = |bar: &Bar| {
-                    let height = (self.height(bar.score) * (8 * LINES) as f64).ceil() as usize;
+                    let height = scale.height(bar.score);
+                    // Whatever is above zero shows; what is a whole number of eighths but for rounding is that number.
+                    let least = f64::from(u8::from(height > 0.0));
+                    let height = (height * (8 * LINES) as f64 - 1e-6).ceil().max(least) as usize;
                     EIGHTHS[height.saturating_sub(8 * line).min(8)]
                 };
                 let _ = writeln!(text, "    {}", bars.iter().map(cell).collect::<String>().trim_end());
@@ -86,23 +93,24 @@ impl Bars {
 
     /// The chart as SVG; `id` tells charts of one page apart.
     pub fn svg(&self, id: usize) -> String {
-        let top = self.top();
+        let scale = self.scale();
         let mut svg = format!(
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"c{id}t c{id}d\"><title id=\"c{id}t\">{}\
              </title><desc id=\"c{id}d\">{}</desc>",
             escape(&self.kind),
             escape(&self.summary())
         );
-        for tick in ticks((0.0, top), nice_step((0.0, top), 4.0)) {
-            let y = BOTTOM - tick / top * (BOTTOM - TOP);
+        let digits = if scale.low.is_some() { 1 } else { 2 };
+        for tick in scale.ticks() {
+            let y = BOTTOM - scale.height(tick) * (BOTTOM - TOP);
             put(&mut svg, format_args!("<path class=\"grid\" d=\"M{LEFT} {y:.1}H{RIGHT}\"/>"));
-            let (x, y, text) = (LEFT - 7.0, y + 4.0, significant(tick, 2));
+            let (x, y, text) = (LEFT - 7.0, y + 4.0, significant(tick, digits));
             put(&mut svg, format_args!("<text class=\"end\" x=\"{x}\" y=\"{y:.1}\">{text}</text>"));
         }
         let width = (RIGHT - LEFT) / self.bars.len().max(1) as f64;
         let labels_apart = (30.0 / width).ceil().max(1.0) as usize;
         for (i, bar) in self.bars.iter().enumerate() {
-            let (x, height) = (LEFT + width * i as f64, self.height(bar.score) * (BOTTOM - TOP));
+            let (x, height) = (LEFT + width * i as f64, scale.height(bar.score) * (BOTTOM - TOP));
             let class = if bar.chosen { "bar chosen" } else { "bar" };
             let title = escape(&format!("{}: {}", bar.name, number(bar.score)));
             let (left, y, bar_width) = (x + 0.1 * width, BOTTOM - height, 0.8 * width);
@@ -122,14 +130,46 @@ impl Bars {
         svg
     }
 
-    /// The largest finite score, which reaches the top; infinite ones do too.
-    fn top(&self) -> f64 {
-        let top = self.bars.iter().map(|bar| bar.score).filter(|score| score.is_finite()).fold(0.0, f64::max);
-        if top > 0.0 { top } else { 1.0 }
+    /// From what to what the bars reach: from 0 to the largest finite score; where one score dwarfs the others,
+    /// logarithmic from the power of ten below the smallest.
+    fn scale(&self) -> Scale {
+        let mut scores: Vec<f64> =
+            self.bars.iter().map(|bar| bar.score).filter(|s| *s > 0.0 && s.is_finite()).collect();
+        scores.sort_by(f64::total_cmp);
+        let (Some(least), Some(top)) = (scores.first(), scores.last()) else { return Scale { low: None, top: 1.0 } };
+        let dwarfed = *top > 10.0 * scores[scores.len() / 2];
+        let low = || 10f64.powf((0.99 * least).max(1e-6 * top).log10().floor());
+        Scale { low: dwarfed.then(low), top: *top }
+    }
+}
+
+/// The range of a chart.
+#[derive(Clone, Copy)]
+struct Scale {
+    /// Where a logarithmic one begins.
+    low: Option<f64>,
+    /// What reaches the top, as infinity does.
+    top: f64,
+}
+
+impl Scale {
+    /// The share of the chart's height that a score takes.
+    fn height(self, score: f64) -> f64 {
+        let height = match self.low {
+            None => score / self.top,
+            Some(low) => (score / low).ln() / (self.top / low).ln(),
+        };
+        if height.is_nan() { 0.0 } else { height.clamp(0.0, 1.0) }
     }
 
-    fn height(&self, score: f64) -> f64 {
-        if score.is_nan() { 0.0 } else { (score / self.top()).clamp(0.0, 1.0) }
+    fn ticks(self) -> Vec<f64> {
+        match self.low {
+            None => ticks((0.0, self.top), nice_step((0.0, self.top), 4.0)).collect(),
+            Some(low) => {
+                let first = low.log10().round() as i32;
+                (first..).map(|power| 10f64.powi(power)).take_while(|tick| *tick <= self.top).collect()
+            }
+        }
     }
 }
 
