@@ -14,7 +14,7 @@ seed: 7
 device: gpu:llvmpipe
 sequence_length: 256
 model: { layers_of: teachers/smol, layers: [0, 1, 14, 29] }
-teacher: { kind: hf, path: teachers/smol }
+teacher: { kind: hf, path: teachers/smol, route: [chemistry, physics] }
 dataset:
   train: [text/a.txt, text/b]
   split: { marker: "\n***\n" }
@@ -86,7 +86,11 @@ fn full() -> Recipe {
         device: "gpu:llvmpipe".into(),
         sequence_length: 256,
         model: Student::Layers { layers_of: "teachers/smol".into(), layers: vec![0, 1, 14, 29] },
-        teacher: Some(Teacher::Live { path: "teachers/smol".into() }),
+        teachers: vec![Teacher {
+            source: TeacherSource::Live { path: "teachers/smol".into() },
+            weight: 1.0,
+            routes: vec!["chemistry".into(), "physics".into()],
+        }],
         dataset: Dataset {
             train: vec!["text/a.txt".into(), "text/b".into()],
             eval: vec![],
@@ -158,7 +162,7 @@ fn every_key_is_read() {
 #[test]
 fn what_is_left_out_has_its_documented_default() {
     let recipe = parse(LEAST).unwrap();
-    assert_eq!((recipe.seed, recipe.device.as_str(), recipe.teacher), (42, "auto", None));
+    assert_eq!((recipe.seed, recipe.device.as_str(), recipe.teachers), (42, "auto", Vec::new()));
     assert_eq!(recipe.model, Student::Pretrained("student".into()));
     assert_eq!(recipe.dataset.train, [PathBuf::from("a.txt")]);
     assert_eq!((recipe.dataset.split, recipe.dataset.holdout), (Split::File, Holdout::Nothing));
@@ -366,7 +370,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
 
 #[test]
 fn every_loss_without_its_teacher_is_named() {
-    let text = FULL.replacen("teacher: { kind: hf, path: teachers/smol }", "", 1);
+    let text = FULL.replacen("teacher: { kind: hf, path: teachers/smol, route: [chemistry, physics] }", "", 1);
+    let text = text.replacen("route_field: subject", "", 1);
     let problem = |number: usize, loss: usize, name: &str| {
         format!(
             "\n  {number}. r.yaml: `loss_functions[{loss}].function`: expected a `teacher` for {name}: found none; add a \

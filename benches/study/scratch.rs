@@ -3,7 +3,7 @@
 
 use super::method::{Arena, Measured, Method, Run, Source, mean_sd};
 use super::text;
-use potstill::device::Device;
+use potstill::device::{Choice, Device, adapters};
 use potstill::distill::{Recipe, distill};
 use potstill::{Error, Result};
 use serde_json::{Value, json};
@@ -25,6 +25,16 @@ pub struct Scratch {
     pub teacher: Measured,
     /// Methods in the order of [`methods`], with their runs.
     pub results: Vec<(Method, Vec<Run>)>,
+    /// One of them on the CPU and on a GPU, a line of metrics a step; none where there is no GPU.
+    pub twins: Option<Twins>,
+}
+
+/// One recipe on two devices.
+pub struct Twins {
+    /// The GPU.
+    pub name: String,
+    /// On the CPU and on the GPU.
+    pub runs: [Run; 2],
 }
 
 /// Trains the teacher and all students, or reads what is there.
@@ -49,7 +59,7 @@ pub fn run(device: &Device, device_name: &str, sotu: &Path, folder: &Path) -> Re
         device_name: device_name.to_owned(),
         folder: folder.to_path_buf(),
         teacher,
-        dataset: text.recent,
+        dataset: text.students,
         held_out: HELD_OUT,
         context: CONTEXT,
         batch: BATCH,
@@ -58,7 +68,32 @@ pub fn run(device: &Device, device_name: &str, sotu: &Path, folder: &Path) -> Re
     };
     let results =
         methods().into_iter().map(|method| Ok((method.clone(), arena.run(&method)?))).collect::<Result<_>>()?;
-    Ok(Scratch { teacher: arena.teacher()?, results })
+    Ok(Scratch { teacher: arena.teacher()?, results, twins: twins(&arena)? })
+}
+
+/// Full KL on both kinds of device. Even a software driver will do: it is the shaders that are compared.
+fn twins(arena: &Arena) -> Result<Option<Twins>> {
+    let Some(adapter) = pollster::block_on(adapters()).into_iter().next() else { return Ok(None) };
+    let mut runs = Vec::new();
+    for (name, device_name) in [("full KL on the CPU", "cpu"), ("full KL on a GPU", "gpu")] {
+        let device = pollster::block_on(device_name.parse::<Choice>()?.open())?;
+        let mut arena = Arena { device, device_name: device_name.to_owned(), ..arena.clone() };
+        arena.training_args["logging_steps"] = json!(1);
+        let losses = json!([{ "function": "kl", "weight": 1.0 }]);
+        let method = Method { name, source: Source::Live, losses, extra: json!({}), seeds: vec![0], steps: STEPS };
+        runs.extend(arena.run(&method)?);
+    }
+    Ok(runs.try_into().ok().map(|runs| Twins { name: adapter.name, runs }))
+}
+
+impl Twins {
+    /// The largest relative difference of the first `steps` losses, and that of the held-out NLL at the end, nats.
+    fn differences(&self, steps: usize) -> (f64, f64) {
+        let [cpu, gpu] = &self.runs;
+        let relative = cpu.losses.iter().zip(&gpu.losses).take(steps).map(|(c, g)| (g / c - 1.0).abs());
+        let [c, g] = [cpu, gpu].map(|run| run.measured.evaluation.nll);
+        (relative.fold(0.0, f64::max), g - c)
+    }
 }
 
 fn config(hidden: usize, layers: usize, heads: usize, intermediate: usize) -> Value {
@@ -165,7 +200,16 @@ impl Scratch {
         let accepted = acceptance("full KL")? - acceptance("plain text")?;
         let (s22, s150, g50) = (share("sampled 22")?, share("sampled 150")?, share("top-50 ghost")?);
         let demand = |name, what: &str, found, met| Demand { name, what: what.to_owned(), found, met };
-        Ok(vec![
+        let twins = self.twins.iter().map(|twins| {
+            let (first, last) = twins.differences(20);
+            demand(
+                "Q10",
+                "full KL on a GPU has the CPU's losses for 20 steps to 1e-3 and its NLL at the end to 0.01 nats",
+                format!("{first:.1e}, {last:+.4} nats ({})", twins.name),
+                first <= 1e-3 && last.abs() <= 0.01,
+            )
+        });
+        let mut bar = vec![
             demand(
                 "Q1",
                 "full KL beats plain text by 0.15 nats and closes 20 % of the gap to the teacher",
@@ -203,6 +247,8 @@ impl Scratch {
                 format!("{accepted:+.3}"),
                 accepted >= 0.05,
             ),
-        ])
+        ];
+        bar.extend(twins);
+        Ok(bar)
     }
 }

@@ -3,10 +3,10 @@
 use super::batch::{write_batch, write_weights};
 use super::evaluate::Evaluator;
 use super::fidelity::{Fidelity, Token};
-use super::hidden::HiddenLosses;
 use super::metrics::Evaluation;
 use super::recipe::LossFunction;
-use super::step::{StepSpec, TEACHER, TeacherInput, provide};
+use super::step::{StepSpec, TeacherInput, provide, teacher_prefix};
+use super::teaching::{Shares, Teaching};
 use super::trained::Trained;
 use crate::data::packing::{Batch, Cursor, IGNORE, Packer};
 use crate::data::tokens::Corpus;
@@ -40,28 +40,28 @@ impl Comparison {
         let vocabulary = teacher.tokenizer()?.vocab_size();
         let mut store = Store::new(device);
         let theirs = models::from_config(teacher.path(), &teacher.config)?;
-        let (student, input) = match model {
+        let (student, teachers) = match model {
             None => {
                 self.load(&mut store, &theirs, teacher, "")?;
-                (theirs, TeacherInput::None)
+                (theirs, Vec::new())
             }
             Some(model) => {
                 same_tokenizer(teacher, model)?;
                 let student = models::from_config(model.path(), &model.config)?;
                 self.load(&mut store, &student, model, "")?;
-                self.load(&mut store, &theirs, teacher, TEACHER)?;
-                (student, TeacherInput::Live(Box::new(theirs)))
+                self.load(&mut store, &theirs, teacher, &teacher_prefix(0))?;
+                (student, vec![TeacherInput::Live(Box::new(theirs)).into()])
             }
         };
         let losses = vec![LossFunction::cross_entropy(1.0)];
         let (batch, context) = (self.batch, self.context);
-        let (trained, teacher, hidden) = (Trained::default(), input, HiddenLosses::default());
-        let recompute = false;
-        let spec = StepSpec { student, trained, teacher, vocabulary, batch, context, recompute, losses, hidden };
+        let (trained, shared, recompute) = (Trained::default(), false, false);
+        let spec = StepSpec { student, trained, teachers, shared, vocabulary, batch, context, recompute, losses };
         let text = Packer::new(self.corpus.clone(), self.ranges.clone(), context, batch, None)?;
         let mut scratch: Vec<Buffer> = Vec::new();
         let graph = spec.evaluation(device.caps())?;
-        let mut evaluation = Evaluator::new(&graph, text, &mut store, &mut scratch)?.run(&store, None)?;
+        let teaching = Teaching { records: Vec::new(), shares: Shares::alone() };
+        let mut evaluation = Evaluator::new(&graph, text, teaching, &mut store, &mut scratch)?.run(&store)?;
         if model.is_none() {
             (evaluation.kld, evaluation.top1_agreement) = (Some(0.0), Some(1.0));
         }
@@ -80,7 +80,8 @@ impl Comparison {
         same_tokenizer(teacher, model)?;
         let vocabulary = teacher.tokenizer()?.vocab_size();
         let mut store = Store::new(device);
-        let [student, theirs] = [(model, ""), (teacher, TEACHER)].map(|(folder, prefix)| {
+        let prefix = teacher_prefix(0);
+        let [student, theirs] = [(model, ""), (teacher, prefix.as_str())].map(|(folder, prefix)| {
             let decoder = models::from_config(folder.path(), &folder.config)?;
             self.load(&mut store, &decoder, folder, prefix)?;
             Ok::<_, Error>(decoder)
@@ -108,7 +109,8 @@ impl Comparison {
         let batch = BatchInputs::declare(&mut g, PREFIX, n, self.context, false);
         let labels = g.external(&format!("{PREFIX}.labels"), [n], DType::U32);
         let weights = g.external(&format!("{PREFIX}.weights"), [n], DType::F32);
-        let (own, theirs) = (Params::frozen(""), Params::frozen(TEACHER));
+        let prefix = teacher_prefix(0);
+        let (own, theirs) = (Params::frozen(""), Params::frozen(&prefix));
         let hidden = student.forward(&mut g, &own, &batch, false)?;
         let head = [student.head_weight(&mut g, &own)];
         let teacher_hidden = teacher.forward(&mut g, &theirs, &batch, false)?;

@@ -36,6 +36,7 @@ pub mod student;
 pub(crate) mod svg;
 mod teacher;
 pub mod teacher_rows;
+pub mod teaching;
 pub mod terms;
 pub mod trained;
 pub mod trainer;

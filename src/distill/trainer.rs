@@ -5,8 +5,8 @@ use super::evaluate::Evaluator;
 use super::metrics::Evaluation;
 use super::recipe::{LossFunction, Recipe};
 use super::step::{METRICS, provide};
-use super::teacher_rows::TeacherRows;
-use super::terms::{records_prefix, scheduled_values, write_scheduled};
+use super::teaching::Teaching;
+use super::terms::{scheduled_values, write_scheduled};
 use super::trained::Trained;
 use crate::data::packing::{Batch, Cursor, Packer};
 use crate::device::Buffer;
@@ -47,8 +47,7 @@ pub struct Trainer {
     pub trained: Trained,
     optimiser: Optimiser,
     evaluator: Option<Evaluator>,
-    records: Vec<TeacherRows>,
-    eval_records: Option<TeacherRows>,
+    teaching: Teaching,
     packer: Packer,
     /// Where the next batch comes from.
     pub cursor: Cursor,
@@ -59,7 +58,7 @@ pub struct Trainer {
 
 /// What a [`Trainer`] is made of; the parts outlive no one else.
 pub struct Parts {
-    /// With the student's parameters (and a live teacher's) allocated and loaded.
+    /// With the student's parameters (and live teachers') allocated and loaded.
     pub store: Store,
     /// What of the student is trained.
     pub trained: Trained,
@@ -67,10 +66,8 @@ pub struct Parts {
     pub optimiser: Optimiser,
     /// Held-out measurement.
     pub evaluator: Option<Evaluator>,
-    /// Teacher records at each of the losses' temperatures ([`super::recipe::record_temperatures`]).
-    pub records: Vec<TeacherRows>,
-    /// Teacher records at temperature 1, for the measurement.
-    pub eval_records: Option<TeacherRows>,
+    /// The teachers' records at each of the losses' temperatures ([`super::recipe::record_temperatures`]).
+    pub teaching: Teaching,
     /// The training text.
     pub packer: Packer,
 }
@@ -82,7 +79,7 @@ impl Trainer {
         let micro = Runner::new(Plan::new(graph)?, &parts.store, scratch)?;
         let per_epoch = parts.packer.batches().div_ceil(recipe.training_args.gradient_accumulation_steps as u64);
         let total_steps = recipe.training_args.total_steps(per_epoch);
-        let Parts { store, trained, optimiser, evaluator, records, eval_records, packer } = parts;
+        let Parts { store, trained, optimiser, evaluator, teaching, packer } = parts;
         let cursor = Cursor::default();
         Ok(Trainer {
             store,
@@ -91,8 +88,7 @@ impl Trainer {
             trained,
             optimiser,
             evaluator,
-            records,
-            eval_records,
+            teaching,
             packer,
             cursor,
             step: 0,
@@ -129,9 +125,7 @@ impl Trainer {
         for batch in &batches {
             write_training_batch(&self.store, "train", batch)?;
             write_weights(&self.store, "train", batch, weight)?;
-            for (index, records) in self.records.iter().enumerate() {
-                records.read(batch)?.write(&self.store, &records_prefix("train", index))?;
-            }
+            self.teaching.write(&self.store, "train", batch, weight)?;
             self.micro.run()?;
         }
         let schedule = self.recipe.training_args.schedule(self.total_steps);
@@ -183,7 +177,7 @@ impl Trainer {
     pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
         self.optimiser.exchange_average(&self.store)?;
-        let measured = evaluator.run(&self.store, self.eval_records.as_ref());
+        let measured = evaluator.run(&self.store);
         self.optimiser.exchange_average(&self.store)?;
         measured.map(Some)
     }

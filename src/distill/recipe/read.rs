@@ -90,7 +90,7 @@ fn root(node: Node) -> Result<Recipe> {
     let sequence_length = "the number of tokens in a sequence";
     let sequence_length = keep(&mut wrong, fields.need("sequence_length", sequence_length, Node::count));
     let model = keep(&mut wrong, fields.need("model", "the student", |node| student(node, or_any)));
-    let teacher = keep(&mut wrong, fields.maybe("teacher", teacher));
+    let teachers = keep(&mut wrong, fields.or("teacher", Vec::new(), teachers::read));
     let dataset = keep(&mut wrong, fields.need("dataset", "the text to train on", |node| dataset(node, or_any)));
     let losses = match fields.node("loss_functions") {
         Some(node) => node.list(loss_function),
@@ -111,7 +111,7 @@ fn root(node: Node) -> Result<Recipe> {
             device: device?,
             sequence_length: sequence_length?,
             model: model?,
-            teacher: teacher?,
+            teachers: teachers?,
             dataset: dataset?,
             loss_functions: losses?,
             layer_mapping: layer_mapping?,
@@ -124,7 +124,7 @@ fn root(node: Node) -> Result<Recipe> {
     whole().ok_or_else(|| Error::internal("a recipe in part"))
 }
 
-fn path(node: &Node) -> Result<PathBuf> {
+pub(super) fn path(node: &Node) -> Result<PathBuf> {
     node.text().map(PathBuf::from)
 }
 
@@ -180,26 +180,6 @@ fn config(node: &Node) -> Result<Config> {
     match node.value.as_object() {
         Some(map) => Ok(Config::Inline(map.clone())),
         None => path(node).map(Config::Path),
-    }
-}
-
-fn teacher(node: &Node) -> Result<Teacher> {
-    let fields = node.clone().fields(&["kind", "path", "head"], &["top_k", "kwargs", "logprob_compressor"])?;
-    let kind = fields.need("kind", "`shards` or `live`", Node::text)?;
-    match kind.as_str() {
-        "shards" => Ok(Teacher::Shards {
-            path: fields.need("path", "the shard set's folder", path)?,
-            head: fields.maybe("head", Node::text)?,
-        }),
-        "live" | "hf" if fields.node("head").is_some() => {
-            let complaint = fields.complaint("head").expected("no such key for a live teacher").found("one");
-            complaint.help("a live teacher has its own head: remove the key").err()
-        }
-        "live" | "hf" => Ok(Teacher::Live { path: fields.need("path", "the teacher's folder or hub id", Node::text)? }),
-        _ => {
-            let complaint = fields.complaint("kind").expected("shards or live").found(format!("the text {kind:?}"));
-            complaint.help("record a teacher with `potstill capture` and name the shards here").err()
-        }
     }
 }
 
