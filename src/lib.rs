@@ -23,5 +23,7 @@ pub mod random;
 pub mod score;
 pub mod selftest;
 pub mod shards;
+#[cfg(feature = "spectrum")]
+pub mod spectrum;
 
 pub use error::{Error, Result};

@@ -30,6 +30,7 @@ seeds() {
     safetensors) cp tests/golden/{tiny_llama,quants}.safetensors "$2" ;;
     tokenizer) cp tests/golden/smollm_tokenizer.json "$2" ;;
     recipe) cp examples/recipe.yaml "$2" ;;
+    spectrum) echo '{"a.0.b": {"snr": Infinity, "type": "b"}, "a.1.b": {"snr": -0.5e3, "type": "b"}}' >"$2/scores" ;;
     rows | chat | manifest) find tests/golden src/shards/tests -name '*.json' -size -8k -exec cp {} "$2" \; ;;
     esac
 }

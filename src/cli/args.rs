@@ -64,6 +64,9 @@ pub enum Command {
     /// Turn DistillKit's teacher logits into a shard set, or a shard set into those
     #[cfg(feature = "parquet")]
     Convert(ConvertArgs),
+    /// Choose the layers to train by the signal in their weights
+    #[cfg(feature = "spectrum")]
+    Spectrum(super::spectrum::SpectrumArgs),
     /// Let a model continue a text
     Generate(GenerateArgs),
     /// Log-probabilities of texts under a model

@@ -33,7 +33,7 @@ pub mod schedule;
 pub mod setup;
 pub mod step;
 pub mod student;
-mod svg;
+pub(crate) mod svg;
 mod taid;
 mod teacher;
 pub mod teacher_rows;
