@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod data;
 pub mod device;
+mod digest;
 pub mod distill;
 #[cfg(not(target_family = "wasm"))]
 pub mod doctor;
@@ -25,5 +26,7 @@ pub mod random;
 pub mod score;
 pub mod selftest;
 pub mod shards;
+#[cfg(feature = "spectrum")]
+pub mod spectrum;
 
 pub use error::{Error, Result};

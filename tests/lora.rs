@@ -9,9 +9,8 @@ use potstill::data::tokens::NO_ROUTE;
 use potstill::device::Device;
 use potstill::distill::Recipe;
 use potstill::distill::batch::{write_training_batch, write_weights};
-use potstill::distill::hidden::HiddenLosses;
 use potstill::distill::recipe::LossFunction;
-use potstill::distill::step::{StepSpec, TeacherInput, provide};
+use potstill::distill::step::{StepSpec, provide};
 use potstill::distill::student::Origin;
 use potstill::distill::trained::Trained;
 use potstill::formats::{Adapter, ModelFolder};
@@ -98,10 +97,17 @@ fn check(device: &Device, name: &str, lora: &str, recompute: bool) {
     }
     Optimiser::new(Settings::adamw(0.9, 0.95, 1e-8, 0.0, 1.0), &mut store, &groups).unwrap();
     let losses = vec![LossFunction::cross_entropy(1.0)];
-    let (student, teacher, vocabulary) = (decoder.clone(), TeacherInput::None, decoder.config.vocab_size);
-    let (copy, hidden) = (trained.clone(), HiddenLosses::default());
-    let spec =
-        StepSpec { student, trained: copy, teacher, vocabulary, batch: 2, context: 24, recompute, losses, hidden };
+    let spec = StepSpec {
+        student: decoder.clone(),
+        trained: trained.clone(),
+        teachers: Vec::new(),
+        shared: false,
+        vocabulary: decoder.config.vocab_size,
+        batch: 2,
+        context: 24,
+        recompute,
+        losses,
+    };
     let graph = spec.training(device.caps()).unwrap();
     provide(&mut store, &graph).unwrap();
     let found = logits(&decoder, &mut store, &trained, &batch, 24);

@@ -8,9 +8,8 @@ mod common;
 use common::{novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
-use potstill::distill::hidden::HiddenLosses;
 use potstill::distill::setup::{Measured, Setup, plan_memory};
-use potstill::distill::step::{StepSpec, TeacherInput};
+use potstill::distill::step::StepSpec;
 use potstill::distill::trained::Trained;
 use potstill::distill::{CaptureOptions, Recipe, capture, memory};
 use potstill::formats::ModelFolder;
@@ -153,9 +152,9 @@ fn a_run_that_cannot_fit_is_refused_with_a_batch_that_can() {
     assert!(advice.contains("` with `gradient_checkpointing: true` needs "), "{error}");
     let student = models::from_config(Path::new("config"), &small_config(256, LAYERS)).unwrap();
     let losses = large(dir.path(), 1, "").loss_functions;
-    let (teacher, vocabulary, context) = (TeacherInput::None, 340, 128);
-    let (trained, hidden) = (Trained::default(), HiddenLosses::default());
-    let spec = StepSpec { student, trained, teacher, vocabulary, batch, context, recompute: true, losses, hidden };
+    let (trained, teachers, vocabulary, context) = (Trained::default(), Vec::new(), 340, 128);
+    let (shared, recompute) = (false, true);
+    let spec = StepSpec { student, trained, teachers, shared, vocabulary, batch, context, recompute, losses };
     let needed =
         plan_memory(&spec, &Settings::adamw(0.9, 0.999, 1e-8, 0.0, 1.0), Device::cpu().caps(), Measured::Nothing)
             .unwrap()

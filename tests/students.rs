@@ -5,9 +5,8 @@ mod common;
 use common::{novel, recipe, small_config, small_model};
 use potstill::Error;
 use potstill::device::Device;
-use potstill::distill::hidden::HiddenLosses;
 use potstill::distill::setup::{Measured, Setup, plan_memory};
-use potstill::distill::step::{StepSpec, TeacherInput};
+use potstill::distill::step::StepSpec;
 use potstill::distill::trained::Trained;
 use potstill::distill::{Event, Recipe, distill};
 use potstill::formats::{Adapter, ModelFolder};
@@ -132,13 +131,13 @@ fn only_what_is_trained_costs_work_and_memory() {
         let spec = StepSpec {
             student: decoder.clone(),
             trained: trained.clone(),
-            teacher: TeacherInput::None,
+            teachers: Vec::new(),
+            shared: false,
             vocabulary: 340,
             batch: 2,
             context: 24,
             recompute: false,
             losses: with("seed: 1").loss_functions,
-            hidden: HiddenLosses::default(),
         };
         let settings = with("seed: 1").training_args.optimiser();
         let memory = plan_memory(&spec, &settings, Device::cpu().caps(), Measured::Nothing).unwrap();

@@ -15,6 +15,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::data::packing::Cursor;
+use crate::digest::hex;
 use crate::formats::{Dtype, TensorSpec, Tensors, read_json, write_json, write_safetensors};
 use crate::{Error, Result};
 
@@ -289,5 +290,5 @@ fn hash(values: &[f32]) -> String {
         bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
         hash.update(&bytes);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }

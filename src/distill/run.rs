@@ -45,10 +45,12 @@ pub enum Event<'a> {
         /// Steps of the run.
         total: u64,
     },
-    /// A step's scalars.
+    /// A step's scalars. They are read back for several steps at once, each of which is then told of in its turn.
     Step {
         /// The scalars.
         report: &'a StepReport,
+        /// Steps done: the newest of those that are told of together.
+        done: u64,
         /// Rows a second since the last report.
         tokens_per_second: f64,
     },
@@ -276,8 +278,9 @@ impl<'a> Run<'a> {
         let tokens_per_second = rows as f64 / seconds.max(1e-9);
         self.metrics.write(&Record::Train(self.line(&reports, tokens_per_second)))?;
         let mut flow = ControlFlow::Continue(());
+        let done = self.trainer.step;
         for report in &reports {
-            if observer(Event::Step { report, tokens_per_second }).is_break() {
+            if observer(Event::Step { report, done, tokens_per_second }).is_break() {
                 flow = ControlFlow::Break(());
             }
         }

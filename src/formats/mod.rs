@@ -3,8 +3,12 @@
 //! [`ModelFolder`] opens a Hugging Face folder or a GGUF file; its [`Tensors`] decode weights on demand;
 //! [`Tokenizer`] turns text into ids.
 
+#[cfg(feature = "parquet")]
+pub mod arrow;
 mod dtype;
 mod files;
+#[cfg(feature = "parquet")]
+mod flatbuffer;
 mod gguf;
 mod gguf_decoder;
 pub mod hub;
@@ -16,6 +20,8 @@ pub mod parquet;
 mod peft;
 mod quants;
 mod safetensors_file;
+#[cfg(feature = "parquet")]
+pub mod tables;
 mod tensors;
 mod tokenizer;
 mod tokenizer_checks;
