@@ -1,0 +1,7 @@
+//! What runs in a real browser, in a dedicated worker: `tests/browser.sh`.
+
+#![cfg(target_family = "wasm")]
+
+mod cases;
+
+wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
