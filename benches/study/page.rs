@@ -33,7 +33,7 @@ pub fn write(folder: &Path, scratch: &Scratch, oracle: &Oracle, pruned: &Pruned)
     let runs: Vec<&Run> = scratch.results.iter().chain(&pruned.results).flat_map(|(_, runs)| runs).collect();
     let mut page = format!(
         "# The study\n\nEvery number on this page is written by\n\n    cargo bench --bench study\n\nwhose {} runs took \
-         {:.0} minutes in all on this machine's two CPU cores, beside the teacher's training. The text is the State of the Union addresses; all students of a \
+         {:.0} minutes in all beside other work on two CPU cores, the teacher's training not counted. The text is the State of the Union addresses; all students of a \
          table see the same tokens in the same order from the same weights, seed by seed. Where a method has several seeds the \
          table shows their mean and standard deviation. *Acceptance* is the mean of sum min(p, q), the chance that the teacher \
          accepts a token the student drafts, and in brackets how many tokens a speculative step with four drafts yields.\n\n",
