@@ -2,17 +2,19 @@
 
 #![warn(missing_docs)]
 
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "cli", not(target_family = "wasm")))]
 pub mod cli;
 pub mod data;
 pub mod device;
 mod digest;
 pub mod distill;
+#[cfg(not(target_family = "wasm"))]
 pub mod doctor;
 pub mod error;
 pub mod formats;
 pub mod generate;
 pub mod graph;
+#[cfg(not(target_family = "wasm"))]
 pub mod inspect;
 pub mod losses;
 pub mod models;
@@ -20,6 +22,7 @@ pub mod nn;
 pub mod ops;
 pub mod optim;
 pub mod random;
+#[cfg(not(target_family = "wasm"))]
 pub mod score;
 pub mod selftest;
 pub mod shards;

@@ -67,14 +67,14 @@ fn gradients_agree_with_central_differences() {
 #[test]
 fn the_cpu_agrees_with_the_oracle() {
     let cpu = Device::cpu();
-    over_all(|case| check_on(&cpu, case).map(drop));
+    over_all(|case| pollster::block_on(check_on(&cpu, case)).map(drop));
 }
 
 #[test]
 fn every_gpu_agrees_with_the_oracle() {
     for gpu in gpus() {
         println!("on {}", gpu.name());
-        over_all(|case| check_on(&gpu, case).map(drop));
+        over_all(|case| pollster::block_on(check_on(&gpu, case)).map(drop));
     }
 }
 
@@ -133,7 +133,7 @@ fn check_with(change: impl Fn(&mut Caps), rows: &[Case]) {
         let Device::Gpu(gpu) = gpu else { unreachable!("gpus() opens GPUs") };
         let gpu = Device::Gpu(Arc::new(Arc::into_inner(gpu).expect("just opened").with_caps(&change)));
         for case in rows {
-            check_on(&gpu, case).unwrap();
+            pollster::block_on(check_on(&gpu, case)).unwrap();
         }
     }
 }

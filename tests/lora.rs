@@ -151,7 +151,7 @@ fn an_adapter_merged_into_its_model_gives_the_logits_of_peft() {
         let origin = Origin::open(&recipe.model).unwrap();
         let mut store = Store::new(&Device::cpu());
         origin.decoder.allocate(&mut store, "", 24).unwrap();
-        origin.load(&store, "").unwrap();
+        pollster::block_on(origin.load(&store, "")).unwrap();
         let found = logits(&origin.decoder, &mut store, &Trained::default(), &batch, 24);
         let expected = Golden::open(&folder(name).join("golden.safetensors"));
         let error = relative_error(&expected.f32("logits"), &found);
@@ -230,6 +230,6 @@ fn a_damaged_or_foreign_adapter_is_refused() {
     let origin = Origin::open(&recipe.model).unwrap();
     let mut store = Store::new(&Device::cpu());
     origin.decoder.allocate(&mut store, "", 24).unwrap();
-    let error = origin.load(&store, "").unwrap_err().to_string();
+    let error = pollster::block_on(origin.load(&store, "")).unwrap_err().to_string();
     assert!(error.contains("lora_A") && error.contains("shape [5, "), "{error}");
 }

@@ -74,12 +74,12 @@ fn takes_memory() {
     prepare(Path::new(&dir), 20_000);
     let recipe = large(Path::new(&dir), 4, "");
     let before = resident();
-    let setup = Setup::open(&recipe).unwrap();
+    let setup = pollster::block_on(Setup::open(&recipe)).unwrap();
     let (planned, device) = (setup.memory.total(), setup.device.clone());
-    let mut trainer = setup.trainer().unwrap();
+    let mut trainer = pollster::block_on(setup.trainer()).unwrap();
     let allocated = device.allocated();
     let counts = [trainer.advance().unwrap(), trainer.advance().unwrap()];
-    trainer.reports(&counts).unwrap();
+    pollster::block_on(trainer.reports(&counts)).unwrap();
     println!("= planned {planned}\n= allocated {allocated}\n= grown {}", resident() - before);
 }
 
@@ -116,16 +116,16 @@ fn trains_long() {
         out.display(),
         dir.join("text.txt").display()
     ));
-    let setup = Setup::open(&recipe).unwrap();
+    let setup = pollster::block_on(Setup::open(&recipe)).unwrap();
     let device = setup.device.clone();
-    let mut trainer = setup.trainer().unwrap();
+    let mut trainer = pollster::block_on(setup.trainer()).unwrap();
     let built = device.allocated();
     for step in 1..=2000 {
         let counts = [trainer.advance().unwrap()];
-        trainer.reports(&counts).unwrap();
+        pollster::block_on(trainer.reports(&counts)).unwrap();
         assert_eq!(device.allocated(), built, "step {step}");
         if step % 100 == 0 {
-            trainer.evaluate().unwrap().expect("held-out text");
+            pollster::block_on(trainer.evaluate()).unwrap().expect("held-out text");
         }
         if [200, 2000].contains(&step) {
             println!("= resident_{step} {}", resident());
@@ -145,7 +145,7 @@ fn a_run_that_cannot_fit_is_refused_with_a_batch_that_can() {
     let dir = tempfile::tempdir().unwrap();
     prepare(dir.path(), 20_000);
     // Several TiB.
-    let error = Setup::open(&large(dir.path(), 1 << 16, "")).err().expect("refused").to_string();
+    let error = pollster::block_on(Setup::open(&large(dir.path(), 1 << 16, ""))).err().expect("refused").to_string();
     assert!(error.starts_with("this run: memory: expected at most "), "{error}");
     let advice = error.split("`per_device_train_batch_size: ").nth(1).expect("a batch size").to_owned();
     let batch: usize = advice.split('`').next().unwrap().parse().unwrap();

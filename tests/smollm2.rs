@@ -98,7 +98,7 @@ fn capital_of_france(device: &Device) -> String {
     let prompt = tokenizer.encode(&text, false).unwrap();
     let mut generator = Generator::new(device, &model, prompt.len() + 16, tokenizer.vocab_size()).unwrap();
     let sampling = Sampling { max_tokens: 16, stop: model.eos_ids(), ..Sampling::default() };
-    let new = generator.generate(&prompt, &sampling, &mut |_| ControlFlow::Continue(())).unwrap();
+    let new = pollster::block_on(generator.generate(&prompt, &sampling, &mut |_| ControlFlow::Continue(()))).unwrap();
     tokenizer.decode(&new, false).unwrap()
 }
 

@@ -133,9 +133,10 @@ fn file(path: &Path, tensors: &[(&str, Vec<usize>, Vec<f32>)]) -> Tensors {
         shape: shape.clone(),
     };
     let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
-    let values =
-        |spec: &TensorSpec| Ok(Cow::Owned(tensors.iter().find(|(name, _, _)| *name == spec.name).unwrap().2.clone()));
-    write_safetensors(path, &specs, &BTreeMap::new(), values).unwrap();
+    let values = async |spec: &TensorSpec| {
+        Ok(Cow::Owned(tensors.iter().find(|(name, _, _)| *name == spec.name).unwrap().2.clone()))
+    };
+    pollster::block_on(write_safetensors(path, &specs, &BTreeMap::new(), values)).unwrap();
     Tensors::open_safetensors(&[path.to_path_buf()]).unwrap()
 }
 

@@ -298,7 +298,7 @@ fn an_adapter_is_saved_with_the_merged_student_or_alone() {
         dir.path().join("unused").display(),
         dir.path().join("text.txt").display()
     ));
-    let trainer = Setup::open(&loaded).unwrap().trainer().unwrap();
+    let trainer = pollster::block_on(async { Setup::open(&loaded).await?.trainer().await }).unwrap();
     for (name, values) in &merged {
         assert_eq!(&pollster::block_on(trainer.store.read_f32(name)).unwrap(), values, "{name}");
     }

@@ -48,9 +48,9 @@ fn of(dir: &Path, teacher: &str, losses: &str, steps: usize) -> Recipe {
 }
 
 fn train(recipe: &Recipe, steps: usize) -> Vec<StepReport> {
-    let mut trainer = Setup::open(recipe).unwrap().trainer().unwrap();
+    let mut trainer = pollster::block_on(async { Setup::open(recipe).await?.trainer().await }).unwrap();
     let counts: Vec<_> = (0..steps).map(|_| trainer.advance().unwrap()).collect();
-    trainer.reports(&counts).unwrap()
+    pollster::block_on(trainer.reports(&counts)).unwrap()
 }
 
 const DIVERGENCES: [&str; 11] = [
@@ -210,17 +210,22 @@ fn random_draws_refuse_what_they_make_infinite_and_warn_of_bias() {
     let dir = dir.path();
     prepare(dir);
     let losses = "{ function: reverse_kl, weight: 1 }, { function: kl, weight: 1 }, { function: jeffreys, weight: 1 }";
-    let Err(error) = Setup::open(&of(dir, "sampled", losses, 1)) else { panic!("opened") };
+    let Err(error) = pollster::block_on(Setup::open(&of(dir, "sampled", losses, 1))) else { panic!("opened") };
     let error = error.to_string();
     for part in ["2 problems:", "top-k records for reverse_kl", "top-k records for jeffreys", "capture with `--top-k`"]
     {
         assert!(error.contains(part), "{error}");
     }
-    let setup =
-        Setup::open(&of(dir, "sampled", "{ function: kl, weight: 1 }, { function: tvd, weight: 1 }", 1)).unwrap();
+    let setup = pollster::block_on(Setup::open(&of(
+        dir,
+        "sampled",
+        "{ function: kl, weight: 1 }, { function: tvd, weight: 1 }",
+        1,
+    )))
+    .unwrap();
     let warnings = setup.warnings.join("\n");
     assert!(warnings.contains("not that of tvd") && !warnings.contains("not that of kl"), "{warnings}");
     let hot = of(dir, "top-k", "{ function: jsd, weight: 1, temperature: 3 }", 1);
-    let Err(error) = Setup::open(&hot) else { panic!("opened") };
+    let Err(error) = pollster::block_on(Setup::open(&hot)) else { panic!("opened") };
     assert!(error.to_string().contains("capture again with `--temperatures 1,3`"), "{error}");
 }

@@ -39,7 +39,7 @@ impl Evaluator {
     }
 
     /// One pass over the held-out text. Divergence and agreement are means over the tokens that a teacher is for.
-    pub fn run(&mut self, store: &Store) -> Result<Evaluation> {
+    pub async fn run(&mut self, store: &Store) -> Result<Evaluation> {
         let sums = ["nll", "kld", "agreement"].map(|name| format!("eval.sum.{name}"));
         for sum in sums.iter().filter(|sum| store.contains(sum)) {
             store.write(sum, &[0f32])?;
@@ -52,7 +52,8 @@ impl Evaluator {
             write_weights(store, "eval", &batch, 1.0)?;
             let records = self.teaching.write(store, "eval", &batch, 1.0)?;
             self.runner.run()?;
-            agreed += self.agreeing(&records, &batch)?;
+            store.device().catch_up().await?;
+            agreed += self.agreeing(&records, &batch).await?;
             tokens += batch.valid;
             taught += self.teaching.shares.taught_rows(&batch);
             bytes = bytes.zip(batch.valid_bytes).map(|(sum, more)| sum + more);
@@ -61,14 +62,14 @@ impl Evaluator {
             let help = "hold out more text, or set `train_on_inputs: true`";
             return Error::at("held-out text").expected("tokens to predict").found("none").help(help).err();
         }
-        let total = |sum: &String| -> Result<Option<f64>> {
+        let total = async |sum: &String| -> Result<Option<f64>> {
             let used = self.runner.plan().externals.iter().any(|(name, _)| name == sum);
             if !used {
                 return Ok(None);
             }
-            Ok(Some(f64::from(pollster::block_on(store.read_f32(sum))?[0])))
+            Ok(Some(f64::from(store.read_f32(sum).await?[0])))
         };
-        let [nll, kld, agreement] = [total(&sums[0])?, total(&sums[1])?, total(&sums[2])?];
+        let [nll, kld, agreement] = [total(&sums[0]).await?, total(&sums[1]).await?, total(&sums[2]).await?];
         let nll = nll.ok_or_else(|| Error::internal("an evaluation without NLL"))? / tokens as f64;
         let kld = kld.filter(|_| taught > 0).map(|kld| kld / taught as f64);
         let top1_agreement = kld.map(|_| (agreement.unwrap_or(0.0) + agreed) / taught as f64);
@@ -78,11 +79,11 @@ impl Evaluator {
     }
 
     /// The sum, over the rows that count, of the shares of the stored teachers whose likeliest token is the student's.
-    fn agreeing(&self, records: &[Option<RowTensors>], batch: &Batch) -> Result<f64> {
+    async fn agreeing(&self, records: &[Option<RowTensors>], batch: &Batch) -> Result<f64> {
         if !self.runner.plan().outputs.contains_key(BEST) {
             return Ok(0.0);
         }
-        let best = pollster::block_on(self.runner.read_u32(BEST))?;
+        let best = self.runner.read_u32(BEST).await?;
         let mut sum = 0.0;
         for (number, rows) in records.iter().enumerate().filter_map(|(number, rows)| Some((number, rows.as_ref()?))) {
             let agree = rows.likeliest().zip(&best).map(|(theirs, own)| theirs == *own);

@@ -241,16 +241,17 @@ impl HiddenLosses {
 }
 
 /// Writes projections beside the student, never into it: `projections.safetensors` in `folder`, if there are any.
-pub(super) fn write_projections(folder: &Path, store: &Store, projections: &[ParamSpec]) -> Result<()> {
+pub async fn write_projections(folder: &Path, store: &Store, projections: &[ParamSpec]) -> Result<()> {
     if projections.is_empty() {
         return Ok(());
     }
     let spec = |p: &ParamSpec| TensorSpec { name: p.name.clone(), dtype: Dtype::F32, shape: p.shape.to_vec() };
     let specs: Vec<TensorSpec> = projections.iter().map(spec).collect();
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    write_safetensors(&folder.join("projections.safetensors"), &specs, &metadata, |spec| {
-        Ok(Cow::Owned(pollster::block_on(store.read_f32(&spec.name))?))
+    write_safetensors(&folder.join("projections.safetensors"), &specs, &metadata, async |spec| {
+        Ok(Cow::Owned(store.read_f32(&spec.name).await?))
     })
+    .await
 }
 
 fn state(traced: &Traced, index: usize) -> Result<Tensor> {

@@ -63,8 +63,8 @@ pub fn open_tokenizer(name: &Path) -> Result<Tokenizer> {
 
 impl Setup {
     /// Opens and checks everything a recipe names.
-    pub fn open(recipe: &Recipe) -> Result<Setup> {
-        let device = pollster::block_on(recipe.device.parse::<Choice>()?.open())?;
+    pub async fn open(recipe: &Recipe) -> Result<Setup> {
+        let device = recipe.device.parse::<Choice>()?.open().await?;
         let source = recipe.tokenizer_source().ok_or_else(|| {
             let help = "name a model folder, GGUF file or hub id there: the teacher's";
             Error::at("the recipe's `model.tokenizer`").expected("whose tokenizer to use").found("nothing").help(help)
@@ -146,16 +146,16 @@ impl Setup {
     }
 
     /// Allocates, loads and binds everything.
-    pub fn trainer(self) -> Result<Trainer> {
+    pub async fn trainer(self) -> Result<Trainer> {
         let Setup { device, origin, recipe, spec, teachers, measured, text, .. } = self;
         let graphs = Graphs::record(&spec, device.caps(), measured)?;
         let plans = graphs.plans()?;
         let mut scratch = Runner::reserve(&device, &plans.iter().collect::<Vec<_>>())?;
         let mut store = Store::new(&device);
         let groups = spec.trained.allocate(&origin.decoder, &mut store, spec.context)?;
-        origin.load(&store, "")?;
+        origin.load(&store, "").await?;
         if let (Some(lora), Some(args)) = (&spec.trained.lora, &recipe.lora) {
-            adapter::initialise(lora, &store, args.init_seed)?;
+            adapter::initialise(lora, &store, args.init_seed).await?;
         }
         for (teacher, on_device) in spec.teachers.iter().zip(&teachers) {
             teacher.hidden.initialise(&store, recipe.seed)?;

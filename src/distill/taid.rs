@@ -89,8 +89,11 @@ impl AdaptiveTaid {
     }
 
     /// The rings of t by loss and key; the step after `step` steps has place `step % RING`.
-    pub fn history(&self, store: &Store) -> Result<Vec<(String, Vec<f32>)>> {
-        let read = |of: &Moving| Ok((of.name.clone(), pollster::block_on(store.read_f32(&of.history()))?));
-        self.moving.iter().map(read).collect()
+    pub async fn history(&self, store: &Store) -> Result<Vec<(String, Vec<f32>)>> {
+        let mut rings = Vec::new();
+        for of in &self.moving {
+            rings.push((of.name.clone(), store.read_f32(&of.history()).await?));
+        }
+        Ok(rings)
     }
 }

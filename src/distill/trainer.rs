@@ -145,17 +145,20 @@ impl Trainer {
     /// Reads the scalars of the steps since the last report, at most [`RING`] of them, and clears them. `counts` are
     /// what [`Trainer::advance`] returned for each. An error if one is not finite: the update of such a step was
     /// skipped on the device, so the parameters are those of the last good step.
-    pub fn reports(&mut self, counts: &[(usize, usize)]) -> Result<Vec<StepReport>> {
+    pub async fn reports(&mut self, counts: &[(usize, usize)]) -> Result<Vec<StepReport>> {
         let losses = &self.recipe.loss_functions;
         let mut rows = Vec::new();
         for i in 0..losses.len() {
             let name = format!("{METRICS}.{i}");
-            rows.push(pollster::block_on(self.store.read_f32(&name))?);
+            rows.push(self.store.read_f32(&name).await?);
             self.store.write(&name, &[0f32; RING])?;
         }
-        let norms = pollster::block_on(self.store.read_f32(NORMS))?;
+        let norms = self.store.read_f32(NORMS).await?;
         self.store.write(NORMS, &[0f32; RING])?;
-        let adaptive = self.taid.as_ref().map_or(Ok(Vec::new()), |taid| taid.history(&self.store))?;
+        let adaptive = match &self.taid {
+            Some(taid) => taid.history(&self.store).await?,
+            None => Vec::new(),
+        };
         let schedule = self.recipe.training_args.schedule(self.total_steps);
         let first = self.step - counts.len() as u64;
         let mut reports = Vec::new();
@@ -184,10 +187,10 @@ impl Trainer {
     }
 
     /// Measures on the held-out text, if there is any: the weights' average, where one is kept.
-    pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
+    pub async fn evaluate(&mut self) -> Result<Option<Evaluation>> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
         self.optimiser.exchange_average(&self.store)?;
-        let measured = evaluator.run(&self.store);
+        let measured = evaluator.run(&self.store).await;
         self.optimiser.exchange_average(&self.store)?;
         measured.map(Some)
     }

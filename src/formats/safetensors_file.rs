@@ -4,7 +4,7 @@
 //! data.
 
 use super::dtype::Dtype;
-use super::files::write_atomically;
+use super::files::AtomicFile;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -82,36 +82,35 @@ pub struct TensorSpec {
 /// for each tensor's values once, in file order (wider types first so that all are aligned, then by name), and the
 /// answer is dropped before the next: the whole model is never held twice. `metadata` goes under `__metadata__`;
 /// transformers wants `format` = `pt` there.
-pub fn write_safetensors<'a>(
+pub async fn write_safetensors<'a>(
     path: &Path,
     specs: &'a [TensorSpec],
     metadata: &BTreeMap<String, String>,
-    mut fill: impl FnMut(&'a TensorSpec) -> Result<Cow<'a, [f32]>>,
+    mut fill: impl AsyncFnMut(&'a TensorSpec) -> Result<Cow<'a, [f32]>>,
 ) -> Result<()> {
     let mut ordered: Vec<&TensorSpec> = specs.iter().collect();
     ordered.sort_by(|a, b| width(b.dtype).cmp(&width(a.dtype)).then_with(|| a.name.cmp(&b.name)));
     let header = header_json(path, &ordered, metadata)?;
-    write_atomically(path, |file| {
-        let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", path));
-        put(&(header.len() as u64).to_le_bytes())?;
-        put(&header)?;
-        let mut encoded = Vec::new();
-        for spec in &ordered {
-            let values = fill(spec)?;
-            let count = spec.shape.iter().product::<usize>();
-            if values.len() != count {
-                let found = format!("{} values", values.len());
-                return Error::file(path).field(&spec.name).expected(format!("{count} values")).found(found).err();
-            }
-            // In pieces, so that converting costs a megabyte and not another copy of the tensor.
-            for piece in values.chunks(1 << 18) {
-                encoded.clear();
-                spec.dtype.encode(piece, &mut encoded);
-                put(&encoded)?;
-            }
+    let mut file = AtomicFile::create(path)?;
+    let mut put = |bytes: &[u8]| file.writer.write_all(bytes).map_err(Error::io("write", path));
+    put(&(header.len() as u64).to_le_bytes())?;
+    put(&header)?;
+    let mut encoded = Vec::new();
+    for spec in &ordered {
+        let values = fill(spec).await?;
+        let count = spec.shape.iter().product::<usize>();
+        if values.len() != count {
+            let found = format!("{} values", values.len());
+            return Error::file(path).field(&spec.name).expected(format!("{count} values")).found(found).err();
         }
-        Ok(())
-    })
+        // In pieces, so that converting costs a megabyte and not another copy of the tensor.
+        for piece in values.chunks(1 << 18) {
+            encoded.clear();
+            spec.dtype.encode(piece, &mut encoded);
+            put(&encoded)?;
+        }
+    }
+    file.finish()
 }
 
 fn width(dtype: Dtype) -> usize {
