@@ -1,9 +1,7 @@
 //! Several teachers: weighted, or for documents of a field's values; live, recorded, on hidden states. What they teach
 //! together is the weighted sum of what each teaches alone.
 
-mod common;
-
-use common::{gpu_names, novel, recipe, small_config, small_model};
+use crate::common::{gpu_names, novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::metrics::{self, Evaluation, Record as Line};
