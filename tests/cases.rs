@@ -1,9 +1,7 @@
 //! The case table on every device: shaders validate without a GPU, the CPU twins and every adapter agree with the
 //! f64 oracle, gradients agree with central differences.
 
-mod common;
-
-use common::gpus;
+use crate::common::gpus;
 use potstill::device::{Bind, Caps, Device};
 use potstill::selftest::{Case, cases, check_gradients, check_on, kernels_of};
 use std::collections::BTreeSet;

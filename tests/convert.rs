@@ -1,9 +1,7 @@
 //! DistillKit's files as shard sets: every form, its settings, and what is wrong with a file.
 #![cfg(feature = "parquet")]
 
-mod common;
-
-use common::{golden, small_tokenizer};
+use crate::common::{golden, small_tokenizer};
 use potstill::Result;
 use potstill::distill::convert::{ImportOptions, Imported, Values, import};
 use potstill::distill::corpus::{CorpusOptions, read_corpus};

@@ -1,9 +1,7 @@
 //! The same twenty training steps everywhere: losses agree between devices, and a device agrees with itself bit for
 //! bit.
 
-mod common;
-
-use common::{gpu_names, novel, recipe, small_config, small_model};
+use crate::common::{gpu_names, novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::setup::Setup;

@@ -1,9 +1,7 @@
 //! Text to teacher to records to student and back from disk: what a run leaves, that the student has learned from its
 //! teacher what plain text does not teach it, and that a stopped run ends as an unbroken one.
 
-mod common;
-
-use common::{novel, recipe, small_config, small_model, small_tokenizer};
+use crate::common::{novel, recipe, small_config, small_model, small_tokenizer};
 use potstill::Error;
 use potstill::device::Device;
 use potstill::distill::compare::Comparison;

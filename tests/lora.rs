@@ -1,9 +1,7 @@
 //! Adapters against PEFT: logits and gradients of LoRA, rsLoRA and DoRA on a tiny Llama, and files that go both ways.
 //! Golden adapters and the script that made them are in tests/golden/.
 
-mod common;
-
-use common::{Golden, golden, gpus, recipe, relative_error};
+use crate::common::{Golden, golden, gpus, recipe, relative_error};
 use potstill::data::packing::{Batch, IGNORE};
 use potstill::data::tokens::NO_ROUTE;
 use potstill::device::Device;

@@ -3,9 +3,7 @@
 //! Resident sizes are those of a process of its own: this file starts itself for them.
 #![cfg(target_os = "linux")]
 
-mod common;
-
-use common::{novel, recipe, small_config, small_model};
+use crate::common::{novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::setup::{Measured, Setup, plan_memory};
@@ -38,7 +36,9 @@ fn resident() -> u64 {
 fn measured(name: &str) -> BTreeMap<String, f64> {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([name, "--exact", "--ignored", "--nocapture"]).env("POTSTILL_TEST_FOLDER", dir.path());
+    command
+        .args([&format!("memory::{name}"), "--exact", "--ignored", "--nocapture"])
+        .env("POTSTILL_TEST_FOLDER", dir.path());
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));

@@ -1,9 +1,7 @@
 //! The plan of a training step as text, compared with the one that is kept beside the tests: a change of the ops, of
 //! their order or of the memory's layout shows in the diff. `POTSTILL_UPDATE=1` writes it anew.
 
-mod common;
-
-use common::golden;
+use crate::common::golden;
 use potstill::device::Caps;
 use potstill::distill::recipe::LossFunction;
 use potstill::distill::step::StepSpec;

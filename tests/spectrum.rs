@@ -2,9 +2,7 @@
 //! trained on a list.
 #![cfg(all(feature = "spectrum", feature = "cli"))]
 
-mod common;
-
-use common::{golden, novel, recipe, small_model, smollm2};
+use crate::common::{golden, novel, recipe, small_model, smollm2};
 use potstill::distill::distill;
 use potstill::formats::{Dtype, ModelFolder, TensorSpec, Tensors, write_safetensors};
 use potstill::random::SplitMix64;

@@ -1,8 +1,6 @@
 //! What is trained of a student: masks, adapters, averages; what that costs; and runs that stop and go on.
 
-mod common;
-
-use common::{novel, recipe, small_config, small_model};
+use crate::common::{novel, recipe, small_config, small_model};
 use potstill::Error;
 use potstill::device::Device;
 use potstill::distill::setup::{Measured, Setup, plan_memory};
@@ -292,7 +290,7 @@ fn an_adapter_is_saved_with_the_merged_student_or_alone() {
     // Merged when it is loaded, it gives the merged student, number for number.
     let again =
         format!("{{ path: {}, adapter: {}/adapter }}", dir.path().join("base").display(), recipe.output_path.display());
-    let loaded = common::recipe(&format!(
+    let loaded = crate::common::recipe(&format!(
         "{{ output_path: {}, device: cpu, sequence_length: 32, model: {again}, dataset: {{ train: {} }}, \
          training_args: {{ max_steps: 1 }} }}",
         dir.path().join("unused").display(),

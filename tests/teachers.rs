@@ -1,9 +1,7 @@
 //! Several teachers: weighted, or for documents of a field's values; live, recorded, on hidden states. What they teach
 //! together is the weighted sum of what each teaches alone.
 
-mod common;
-
-use common::{gpu_names, novel, recipe, small_config, small_model};
+use crate::common::{gpu_names, novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::metrics::{self, Evaluation, Record as Line};
@@ -47,6 +45,10 @@ fn record(dir: &Path, name: &str) {
     let options = CaptureOptions { record, sequence_length: 32, ..CaptureOptions::default() };
     let out = dir.join(format!("{name}-shards"));
     capture(&Device::cpu(), &teacher, &corpus, &out, &options, &mut |_| (), &mut |_| Continue(())).unwrap();
+}
+
+fn open(recipe: &Recipe) -> potstill::Result<Setup> {
+    pollster::block_on(Setup::open(recipe))
 }
 
 /// A recipe as these tests vary it.
@@ -96,7 +98,7 @@ impl Plan<'_> {
     }
 
     fn first(&self, dir: &Path) -> First {
-        let mut trainer = pollster::block_on(async { Setup::open(&self.recipe(dir)).await?.trainer().await }).unwrap();
+        let mut trainer = pollster::block_on(async { open(&self.recipe(dir))?.trainer().await }).unwrap();
         let names =
             ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight", "model.norm.weight"];
         let read = |trainer: &potstill::distill::trainer::Trainer| -> Vec<f64> {
@@ -325,15 +327,12 @@ fn what_cannot_be_shared_is_refused_and_every_problem_named() {
     let text = Plan { teachers: "[{ kind: shards, path: s }, { kind: live, path: DIR/b }]", ..ranks }.text(dir);
     let error = Recipe::parse(&text, Path::new("r.yaml")).unwrap_err().to_string();
     assert!(error.contains("recorded tokens to rank for hinge: found a live teacher (`teacher[1]`)"), "{error}");
-    let open = |teachers: &str, losses: &str, dataset: &str| {
-        let Err(error) = pollster::block_on(Setup::open(&Plan { teachers, losses, dataset, ..PLAIN }.recipe(dir)))
-        else {
-            panic!("opened")
-        };
+    let refused = |teachers: &str, losses: &str, dataset: &str| {
+        let Err(error) = open(&Plan { teachers, losses, dataset, ..PLAIN }.recipe(dir)) else { panic!("opened") };
         error.to_string()
     };
     let misspelt = "[{ kind: live, path: DIR/a, route: [a, bb] }, { kind: live, path: DIR/b, route: B }]";
-    let error = open(misspelt, PLAIN.losses, routed);
+    let error = refused(misspelt, PLAIN.losses, routed);
     for part in [
         "2 problems:",
         "the recipe's `teacher[0].route`: expected a value of `for` in the text: a, b: found bb; did you mean `b`?",
@@ -341,16 +340,16 @@ fn what_cannot_be_shared_is_refused_and_every_problem_named() {
     ] {
         assert!(error.contains(part), "{error}");
     }
-    let absent = open("[{ kind: live, path: DIR/no }, { kind: shards, path: DIR/none }]", PLAIN.losses, "");
+    let absent = refused("[{ kind: live, path: DIR/no }, { kind: shards, path: DIR/none }]", PLAIN.losses, "");
     assert!(absent.contains("2 problems:") && absent.contains("/no") && absent.contains("/none"), "{absent}");
     // A map that only one of them can follow: its states are not the other's.
     let pairs = "{ function: hs_mse, weight: 1, layer_mapping: [[2, 3]] }";
-    let error = open(&format!("[{A}, {B}]"), pairs, "");
+    let error = refused(&format!("[{A}, {B}]"), pairs, "");
     assert!(error.contains("/a: `hidden losses`") || error.contains("/a: hidden losses"), "{error}");
     assert!(!error.contains("problems:"), "{error}");
     // What no teacher is for is said, and learned as text.
     let warned = Plan { teachers: "{ kind: live, path: DIR/a, route: a }", dataset: routed, ..PLAIN };
-    let warnings = pollster::block_on(Setup::open(&warned.recipe(dir))).unwrap().warnings.join("\n");
+    let warnings = open(&warned.recipe(dir)).unwrap().warnings.join("\n");
     assert!(warnings.contains("documents are for no teacher"), "{warnings}");
 }
 

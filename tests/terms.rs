@@ -1,8 +1,6 @@
 //! The losses of a recipe in training: all of them, from records and from a live teacher; what changes over the steps.
 
-mod common;
-
-use common::{novel, recipe, small_config, small_model};
+use crate::common::{novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::metrics::{self, Record as Line};

@@ -1,8 +1,8 @@
 //! The families beside Llama, and what is particular to them: windows and learned positions in decoding, matrices that
 //! are stored transposed, layers that differ.
 
-use super::common::{Golden, golden, gpus, relative_error};
 use super::{TOLERANCE, batch_of, check_gradients, check_logits, check_packed, model, step};
+use crate::common::{Golden, golden, gpus, relative_error};
 use potstill::device::Device;
 use potstill::distill::recipe::SaveDtype;
 use potstill::distill::step::provide;

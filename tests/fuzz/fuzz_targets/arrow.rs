@@ -13,9 +13,9 @@ fuzz_target!(|data: &[u8]| {
             let Ok(mut rows) = table.read(&[(column, depth)]) else { continue };
             while let Ok(Some(lists)) = rows.next() {
                 for list in lists {
-                    for i in 0..list.len() {
+                    for i in 0..list.ends.len() {
                         let range = list.range(i);
-                        let _ = (list.integers(range.clone()), list.floats(range));
+                        let _ = (list.numbers.integers(range.clone()), list.numbers.floats(range));
                     }
                 }
             }

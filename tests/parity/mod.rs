@@ -2,11 +2,9 @@
 //! every option of the family; logits, gradients and greedy text of the other families. Golden tensors and the scripts
 //! that made them are in tests/golden/.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod families;
 
-use common::{Golden, golden, gpus, relative_error};
+use crate::common::{Golden, golden, gpus, relative_error};
 use potstill::data::packing::{Batch, IGNORE};
 use potstill::data::tokens::NO_ROUTE;
 use potstill::device::Device;
