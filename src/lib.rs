@@ -21,6 +21,7 @@ pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod platform;
 pub mod random;
 #[cfg(not(target_family = "wasm"))]
 pub mod score;

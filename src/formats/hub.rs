@@ -6,7 +6,7 @@
 //! the feature `hub`.
 
 use super::files::read_json;
-use crate::{Error, Result};
+use crate::{Error, Result, platform};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub fn resolve(model: &str) -> Result<PathBuf> {
 /// [`resolve`], telling `progress` of each file as it comes. Its error ends the fetching and is returned; what had
 /// come stays, and the next call continues there.
 pub fn resolve_with(model: &str, progress: &mut dyn FnMut(&Fetching) -> Result<()>) -> Result<PathBuf> {
-    if Path::new(model).exists() {
+    if platform::fs::exists(Path::new(model)) {
         return Ok(PathBuf::from(model));
     }
     let id = parse(model)?;
