@@ -29,5 +29,7 @@ pub mod selftest;
 pub mod shards;
 #[cfg(feature = "spectrum")]
 pub mod spectrum;
+#[cfg(target_family = "wasm")]
+pub mod web;
 
 pub use error::{Error, Result};

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use crate::data::rows::{self, Chat};
@@ -197,8 +197,8 @@ impl Documents {
         loop {
             if self.reader.is_none() {
                 let Some(path) = self.files.pop_front() else { break };
-                let file = fs::open(&path).map_err(Error::io("read", &path))?;
-                self.reader = Some(Reader::new(path, Box::new(BufReader::new(file)), &self.split)?);
+                let text = fs::open_text(&path).map_err(Error::io("read", &path))?;
+                self.reader = Some(Reader::new(path, Box::new(text), &self.split)?);
             }
             let route_field = self.route_field.as_deref();
             while let Some(source) = self.reader.as_mut().map_or(Ok(None), |reader| reader.next(route_field))? {

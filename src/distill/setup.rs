@@ -146,6 +146,11 @@ impl Setup {
         starts.map(|start| tokens[start..start + length].to_vec()).collect()
     }
 
+    /// The shard sets that the run reads, each once.
+    pub fn shard_sets(&self) -> Vec<&crate::shards::Reader> {
+        self.teachers.iter().filter_map(|teacher| Some(teacher.records.any()?.reader())).collect()
+    }
+
     /// Allocates, loads and binds everything.
     pub async fn trainer(self) -> Result<Trainer> {
         let Setup { device, origin, recipe, spec, teachers, measured, text, .. } = self;

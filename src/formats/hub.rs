@@ -156,10 +156,10 @@ fn is_complete(snapshot: &Path) -> bool {
 }
 
 /// The index of weights spread over several files.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// The files an index names.
-pub(super) fn weight_files(index: &Path) -> Result<Vec<String>> {
+pub(crate) fn weight_files(index: &Path) -> Result<Vec<String>> {
     let json = read_json(index)?;
     let map = json["weight_map"].as_object();
     let map = map.ok_or_else(|| Error::file(index).field("`weight_map`").expected("an object").error())?;

@@ -1,10 +1,10 @@
 //! The files of an operating system.
 
 use crate::{Error, Result};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-pub use std::fs::{File, create_dir_all, read, read_to_string, remove_file};
+pub use std::fs::{File, create_dir, create_dir_all, read, read_to_string, remove_dir_all, remove_file, rename};
 
 /// What a file is written into.
 pub type Sink = File;
@@ -32,6 +32,11 @@ pub fn try_is_dir(path: &Path) -> io::Result<bool> {
 /// Opens a file to read.
 pub fn open(path: &Path) -> io::Result<File> {
     File::open(path)
+}
+
+/// Opens a text to be read once, from any thread.
+pub fn open_text(path: &Path) -> io::Result<BufReader<File>> {
+    Ok(BufReader::new(open(path)?))
 }
 
 /// What lies in a folder, in no order.
@@ -86,7 +91,7 @@ impl Drop for AtomicFile {
 }
 
 /// A rename lasts through a power cut only once its directory is synced. Elsewhere than on Unix the system does it.
-fn sync_directory(directory: &Path) -> Result<()> {
+pub fn sync_directory(directory: &Path) -> Result<()> {
     if cfg!(unix) {
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         File::open(directory).and_then(|d| d.sync_all()).map_err(Error::io("sync", directory))?;

@@ -2,5 +2,7 @@
 //! [`fs`] is a tree in memory, which whoever embeds the crate fills and empties.
 
 #[cfg_attr(not(target_family = "wasm"), path = "disk.rs")]
-#[cfg_attr(target_family = "wasm", path = "memory.rs")]
+#[cfg_attr(target_family = "wasm", path = "browser.rs")]
 pub mod fs;
+#[cfg(target_family = "wasm")]
+pub mod stored;

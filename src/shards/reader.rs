@@ -84,6 +84,12 @@ impl Reader {
         Ok(words)
     }
 
+    /// The files that `rows` rows from `first_row` lie in.
+    pub fn files(&self, first_row: u64, rows: u64) -> Result<Vec<PathBuf>> {
+        let spans = self.manifest.locate(first_row, rows)?;
+        Ok(spans.iter().map(|span| self.dir.join(&self.manifest.shards[span.shard].file)).collect())
+    }
+
     /// `rows` rows from `first_row` as numbers.
     pub fn read_rows(&self, first_row: u64, rows: u64) -> Result<RowBatch> {
         rows::decode(self.spec(), &self.read_words(first_row, rows)?, first_row, &self.dir)
