@@ -14,6 +14,7 @@ pub mod generate;
 pub mod graph;
 pub mod inspect;
 pub mod losses;
+pub mod merge;
 pub mod models;
 pub mod nn;
 pub mod ops;
@@ -22,5 +23,6 @@ pub mod random;
 pub mod score;
 pub mod selftest;
 pub mod shards;
+mod yaml;
 
 pub use error::{Error, Result};

@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::canonical::name;
-use super::fields::{Fields, Node};
 use super::hidden;
 use super::scheduled::Ramp;
 use super::{Divergence, Function, LossFunction, MissingProbability, Names, Scheduled};
+use crate::yaml::{Fields, Node};
 use crate::{Error, Result};
 
 const MISSING: Names<MissingProbability> = &[

@@ -1,9 +1,9 @@
 //! The keys of `training_args` that choose the optimiser and the rates of single parameters.
 
-use super::fields::{Fields, Node};
 use super::{Names, TrainingArgs};
 use crate::Result;
 use crate::optim::{Rule, Settings};
+use crate::yaml::{Fields, Node};
 use serde_json::{Map, Value, json};
 
 /// `optim`: how gradients move parameters.
