@@ -15,6 +15,11 @@ pub(crate) fn read_yaml(text: &str, file: &Path) -> Result<Value> {
     serde_saphyr::from_str_with_options(text, options()).map_err(|error| not_yaml(file, &error))
 }
 
+/// The same for a text of several documents, divided by `---`.
+pub(crate) fn read_documents(text: &str, file: &Path) -> Result<Vec<Value>> {
+    serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| not_yaml(file, &error))
+}
+
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! { strict_booleans: true, with_snippet: false }
 }

@@ -34,6 +34,15 @@ impl Bytes {
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
         Ok(Bytes::Mapped(map))
     }
+
+    /// Lets go of the pages that reading has brought into memory, where the system takes such advice.
+    pub(super) fn release(&self) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = self {
+            // SAFETY: the map is of a file and read-only: dropped pages come back from the file unchanged.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
 }
 
 impl Deref for Bytes {

@@ -88,26 +88,48 @@ pub fn write_safetensors<'a>(
     metadata: &BTreeMap<String, String>,
     mut fill: impl FnMut(&'a TensorSpec) -> Result<Cow<'a, [f32]>>,
 ) -> Result<()> {
+    write_safetensors_bytes(path, specs, metadata, |spec, put| {
+        let values = fill(spec)?;
+        let count = spec.shape.iter().product::<usize>();
+        if values.len() != count {
+            let found = format!("{} values", values.len());
+            return Error::file(path).field(&spec.name).expected(format!("{count} values")).found(found).err();
+        }
+        // In pieces, so that converting costs a megabyte and not another copy of the tensor.
+        let mut encoded = Vec::new();
+        for piece in values.chunks(1 << 18) {
+            encoded.clear();
+            spec.dtype.encode(piece, &mut encoded);
+            put(&encoded)?;
+        }
+        Ok(())
+    })
+}
+
+/// [`write_safetensors`] for tensors that never lie in memory whole: `fill` hands over each one's bytes piece by piece.
+pub fn write_safetensors_bytes<'a>(
+    path: &Path,
+    specs: &'a [TensorSpec],
+    metadata: &BTreeMap<String, String>,
+    mut fill: impl FnMut(&'a TensorSpec, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+) -> Result<()> {
     let mut ordered: Vec<&TensorSpec> = specs.iter().collect();
     ordered.sort_by(|a, b| width(b.dtype).cmp(&width(a.dtype)).then_with(|| a.name.cmp(&b.name)));
     let header = header_json(path, &ordered, metadata)?;
     write_atomically(path, |file| {
-        let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", path));
-        put(&(header.len() as u64).to_le_bytes())?;
-        put(&header)?;
-        let mut encoded = Vec::new();
+        let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", path));
+        write(&(header.len() as u64).to_le_bytes())?;
+        write(&header)?;
         for spec in &ordered {
-            let values = fill(spec)?;
-            let count = spec.shape.iter().product::<usize>();
-            if values.len() != count {
-                let found = format!("{} values", values.len());
-                return Error::file(path).field(&spec.name).expected(format!("{count} values")).found(found).err();
-            }
-            // In pieces, so that converting costs a megabyte and not another copy of the tensor.
-            for piece in values.chunks(1 << 18) {
-                encoded.clear();
-                spec.dtype.encode(piece, &mut encoded);
-                put(&encoded)?;
+            let bytes = spec.shape.iter().product::<usize>() * width(spec.dtype);
+            let mut written = 0;
+            fill(spec, &mut |piece| {
+                written += piece.len();
+                write(piece)
+            })?;
+            if written != bytes {
+                let found = format!("{written} bytes");
+                return Error::file(path).field(&spec.name).expected(format!("{bytes} bytes")).found(found).err();
             }
         }
         Ok(())
