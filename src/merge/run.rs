@@ -307,7 +307,7 @@ fn encode(tensor: &Planned, start: usize, values: &[f32]) -> Result<Vec<u8>> {
         Dtype::Bf16 => 3.395e38,
         _ => f32::MAX,
     };
-    if let Some(at) = values.iter().position(|x| !(x.abs() <= most)) {
+    if let Some(at) = values.iter().position(|x| x.is_nan() || x.abs() > most) {
         let complaint =
             Error::at(format!("value {}", start + at)).expected(format!("a number that {} holds", tensor.dtype));
         return complaint

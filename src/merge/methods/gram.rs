@@ -11,8 +11,8 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut sums = [0.0; LANES];
     for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += f64::from(*a) * f64::from(*b);
         }
     }
     let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
@@ -31,9 +31,9 @@ impl Gram {
     pub fn of(vectors: &[&mut [f32]]) -> Gram {
         let size = vectors.len();
         let mut gram = Gram { size, values: vec![0.0; size * size] };
-        for i in 0..size {
-            for j in 0..=i {
-                let product = dot(vectors[i], vectors[j]);
+        for (i, a) in vectors.iter().enumerate() {
+            for (j, b) in vectors[..=i].iter().enumerate() {
+                let product = dot(a, b);
                 (gram.values[i * size + j], gram.values[j * size + i]) = (product, product);
             }
         }
