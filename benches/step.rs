@@ -19,14 +19,14 @@ fn main() -> Result<()> {
         return Error::at("arguments").expected("RECIPE [STEPS]").found("nothing").err();
     };
     let steps: usize = rest.first().and_then(|steps| steps.parse().ok()).unwrap_or(12);
-    let setup = Setup::open(&Recipe::load(path)?)?;
+    let setup = pollster::block_on(Setup::open(&Recipe::load(path)?))?;
     let planned = setup.memory.total();
-    let mut trainer = setup.trainer()?;
+    let mut trainer = pollster::block_on(setup.trainer())?;
     let (mut speeds, mut losses) = (Vec::new(), Vec::new());
     for step in 0..steps {
         let start = Instant::now();
         let counts = trainer.advance()?;
-        let report = trainer.reports(&[counts])?;
+        let report = pollster::block_on(trainer.reports(&[counts]))?;
         if step > 0 {
             speeds.push(counts.1 as f64 / start.elapsed().as_secs_f64());
         }

@@ -107,7 +107,7 @@ pub fn self_test(
             failure: None,
             timing: None,
         };
-        match check_on(device, case) {
+        match pollster::block_on(check_on(device, case)) {
             Ok(findings) => outcome.worst = findings.iter().map(|finding| finding.error).fold(0.0, f64::max),
             Err(error) => outcome.failure = Some(error.to_string()),
         }

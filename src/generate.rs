@@ -90,7 +90,7 @@ impl Generator {
 
     /// Continues `prompt`, calling `on_token` with each new token until it breaks, a stop token comes (which is
     /// passed on too) or the limit is reached. Returns the new tokens.
-    pub fn generate(
+    pub async fn generate(
         &mut self,
         prompt: &[u32],
         sampling: &Sampling,
@@ -104,10 +104,12 @@ impl Generator {
             if chunk.len() == PREFILL {
                 self.feed("prefill", chunk, position)?;
                 self.prefill.run()?;
+                self.store.device().catch_up().await?;
             } else {
                 for (i, token) in chunk.iter().enumerate() {
                     self.feed("decode", &[*token], position + i)?;
                     self.decode.run()?;
+                    self.store.device().catch_up().await?;
                 }
             }
             position += chunk.len();
@@ -117,7 +119,7 @@ impl Generator {
         while made.len() < sampling.max_tokens && position < self.context {
             self.feed("decode", &[token], position)?;
             self.decode.run()?;
-            let logits = pollster::block_on(self.decode.read_f32("logits"))?;
+            let logits = self.decode.read_f32("logits").await?;
             token = choose(&logits[..self.vocabulary], sampling, &mut random)?;
             made.push(token);
             position += 1;

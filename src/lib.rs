@@ -2,16 +2,19 @@
 
 #![warn(missing_docs)]
 
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "cli", not(target_family = "wasm")))]
 pub mod cli;
 pub mod data;
 pub mod device;
+mod digest;
 pub mod distill;
+#[cfg(not(target_family = "wasm"))]
 pub mod doctor;
 pub mod error;
 pub mod formats;
 pub mod generate;
 pub mod graph;
+#[cfg(not(target_family = "wasm"))]
 pub mod inspect;
 pub mod losses;
 pub mod merge;
@@ -20,9 +23,12 @@ pub mod nn;
 pub mod ops;
 pub mod optim;
 pub mod random;
+#[cfg(not(target_family = "wasm"))]
 pub mod score;
 pub mod selftest;
 pub mod shards;
+#[cfg(feature = "spectrum")]
+pub mod spectrum;
 mod yaml;
 
 pub use error::{Error, Result};

@@ -124,7 +124,10 @@ impl<'a> Node<'a> {
             let node = Node { file: self.file, path: join(&self.path, key), value };
             Ok((key.clone(), node.number()?))
         };
-        map.iter().map(node).collect()
+        let mut wrong = Vec::new();
+        let read = map.iter().map(node).filter_map(|pair| keep(&mut wrong, pair)).collect();
+        Error::all(wrong)?;
+        Ok(read)
     }
 
     /// A mapping that has none but the `known` keys. `foreign` are keys that another program reads there.
@@ -179,6 +182,50 @@ impl<'a> Fields<'a> {
             Some(node) => read(&node),
             None => self.complaint(key).expected(what).found("nothing").help(format!("add `{key}`")).err(),
         }
+    }
+}
+
+/// Reads one mapping's keys and keeps what is wrong with each, to say it all at once.
+pub(crate) struct Gather<'f, 'a> {
+    fields: &'f Fields<'a>,
+    wrong: Vec<Error>,
+}
+
+impl<'f, 'a> Gather<'f, 'a> {
+    pub fn new(fields: &'f Fields<'a>) -> Self {
+        Gather { fields, wrong: Vec::new() }
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.fields.node(key).is_some()
+    }
+
+    /// The value under `key`, or `default` where there is none or a wrong one.
+    pub fn or<T>(&mut self, key: &str, default: T, read: impl FnOnce(&Node<'a>) -> Result<T>) -> T {
+        self.maybe(key, read).unwrap_or(default)
+    }
+
+    /// The value under `key`, none where it is wrong.
+    pub fn maybe<T>(&mut self, key: &str, read: impl FnOnce(&Node<'a>) -> Result<T>) -> Option<T> {
+        keep(&mut self.wrong, self.fields.maybe(key, read)).flatten()
+    }
+
+    pub fn complaint(&self, key: &str) -> Complaint {
+        self.fields.complaint(key)
+    }
+
+    pub fn add(&mut self, complaint: Complaint) {
+        self.wrong.push(complaint.error());
+    }
+
+    /// How many problems there are so far.
+    pub fn problems(&self) -> usize {
+        self.wrong.len()
+    }
+
+    /// Everything found wrong. What was read counts only without it.
+    pub fn all(self) -> Result<()> {
+        Error::all(self.wrong)
     }
 }
 

@@ -1,9 +1,7 @@
 //! The case table on every device: shaders validate without a GPU, the CPU twins and every adapter agree with the
 //! f64 oracle, gradients agree with central differences.
 
-mod common;
-
-use common::gpus;
+use crate::common::gpus;
 use potstill::device::{Bind, Caps, Device};
 use potstill::selftest::{Case, cases, check_gradients, check_on, kernels_of};
 use std::collections::BTreeSet;
@@ -67,14 +65,14 @@ fn gradients_agree_with_central_differences() {
 #[test]
 fn the_cpu_agrees_with_the_oracle() {
     let cpu = Device::cpu();
-    over_all(|case| check_on(&cpu, case).map(drop));
+    over_all(|case| pollster::block_on(check_on(&cpu, case)).map(drop));
 }
 
 #[test]
 fn every_gpu_agrees_with_the_oracle() {
     for gpu in gpus() {
         println!("on {}", gpu.name());
-        over_all(|case| check_on(&gpu, case).map(drop));
+        over_all(|case| pollster::block_on(check_on(&gpu, case)).map(drop));
     }
 }
 
@@ -133,7 +131,7 @@ fn check_with(change: impl Fn(&mut Caps), rows: &[Case]) {
         let Device::Gpu(gpu) = gpu else { unreachable!("gpus() opens GPUs") };
         let gpu = Device::Gpu(Arc::new(Arc::into_inner(gpu).expect("just opened").with_caps(&change)));
         for case in rows {
-            check_on(&gpu, case).unwrap();
+            pollster::block_on(check_on(&gpu, case)).unwrap();
         }
     }
 }

@@ -40,7 +40,9 @@ fn values(name: &str, step: u64) -> Vec<f32> {
 }
 
 fn save(folder: &Path, step: u64, keep: usize) -> potstill::Result<std::path::PathBuf> {
-    checkpoint::save(folder, &state(step), &arrays(), keep, |array| Ok(Cow::Owned(values(&array.name, step))))
+    let arrays = arrays();
+    let fill = async |array: &TensorSpec| Ok(Cow::Owned(values(&array.name, step)));
+    pollster::block_on(checkpoint::save(folder, &state(step), &arrays, keep, fill))
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -82,9 +84,12 @@ fn a_failed_save_leaves_what_there_was() {
     let dir = tempfile::tempdir().unwrap();
     save(dir.path(), 1, 1).unwrap();
     for step in [1, 2] {
-        let failed = checkpoint::save(dir.path(), &state(step), &arrays(), 1, |array| {
-            if array.name == "param.w" { Err(Error::Cancelled) } else { Ok(Cow::Owned(values(&array.name, step))) }
-        });
+        let arrays = arrays();
+        let fill = async |array: &TensorSpec| match &*array.name {
+            "param.w" => Err(Error::Cancelled),
+            name => Ok(Cow::Owned(values(name, step))),
+        };
+        let failed = pollster::block_on(checkpoint::save(dir.path(), &state(step), &arrays, 1, fill));
         assert!(matches!(failed, Err(Error::Cancelled)));
         assert_eq!(names(dir.path()), ["checkpoint-1"]);
         assert_whole(&checkpoint::latest(dir.path()).unwrap().unwrap());

@@ -2,9 +2,7 @@
 //! not grow with the file.
 #![cfg(all(feature = "parquet", feature = "cli"))]
 
-mod common;
-
-use common::{golden, novel, recipe, small_config, small_model, small_tokenizer};
+use crate::common::{golden, novel, recipe, small_config, small_model, small_tokenizer};
 use potstill::device::Device;
 use potstill::distill::convert::{ExportOptions, ImportOptions, export, import};
 use potstill::distill::corpus::{CorpusOptions, read_corpus};

@@ -1,7 +1,5 @@
 //! Documents, chat templates and loss masks, against transformers' answers (`golden/data.json`).
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -363,7 +361,7 @@ fn a_route_field_that_no_document_has_is_an_error() {
     let read = |field: &str| {
         let route_field = Some(field.to_string());
         read_corpus(
-            &common::small_tokenizer(),
+            &crate::common::small_tokenizer(),
             &CorpusOptions { route_field, ..CorpusOptions::new(vec![path.clone()]) },
         )
     };

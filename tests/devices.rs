@@ -1,9 +1,7 @@
 //! The same twenty training steps everywhere: losses agree between devices, and a device agrees with itself bit for
 //! bit.
 
-mod common;
-
-use common::{gpu_names, novel, recipe, small_config, small_model};
+use crate::common::{gpu_names, novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::setup::Setup;
@@ -42,9 +40,9 @@ fn train(dir: &Path, device: &str) -> (Vec<StepReport>, Vec<u32>) {
         dir.join("shards").display(),
         dir.join("text.txt").display(),
     ));
-    let mut trainer = Setup::open(&recipe).unwrap().trainer().unwrap();
+    let mut trainer = pollster::block_on(async { Setup::open(&recipe).await?.trainer().await }).unwrap();
     let counts: Vec<_> = (0..20).map(|_| trainer.advance().unwrap()).collect();
-    let reports = trainer.reports(&counts).unwrap();
+    let reports = pollster::block_on(trainer.reports(&counts)).unwrap();
     let mut names: Vec<String> = trainer.store.names().map(str::to_owned).collect();
     names.retain(|name| name.starts_with("model."));
     assert_eq!(names.len(), 2 + 2 * 9);

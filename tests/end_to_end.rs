@@ -1,9 +1,7 @@
 //! Text to teacher to records to student and back from disk: what a run leaves, that the student has learned from its
 //! teacher what plain text does not teach it, and that a stopped run ends as an unbroken one.
 
-mod common;
-
-use common::{novel, recipe, small_config, small_model, small_tokenizer};
+use crate::common::{novel, recipe, small_config, small_model, small_tokenizer};
 use potstill::Error;
 use potstill::device::Device;
 use potstill::distill::compare::Comparison;
@@ -185,7 +183,11 @@ fn an_observer_hears_a_run_and_stops_it_anywhere_without_a_trace_in_the_result()
         heard.push(match event {
             Event::Planned { memory, .. } if memory.total() > 0 => "planned".to_owned(),
             Event::Started { step, total } => format!("started {step} of {total}"),
-            Event::Step { report, .. } if report.loss.is_finite() => format!("step {}", report.step),
+            Event::Step { report, done, .. } if report.loss.is_finite() => {
+                // Scalars are read back once a stretch of five steps.
+                assert_eq!(done, report.step.next_multiple_of(5));
+                format!("step {}", report.step)
+            }
             Event::Evaluated { step, evaluation } if evaluation.kld.is_some() => format!("evaluated {step}"),
             Event::Saved { step, path } if path.is_dir() => format!("saved {step}"),
             other => panic!("{other:?}"),
@@ -199,7 +201,6 @@ fn an_observer_hears_a_run_and_stops_it_anywhere_without_a_trace_in_the_result()
         expected.extend((step % 10 == 0).then(|| format!("evaluated {step}")));
         expected.extend((step % 15 == 0).then(|| format!("saved {step}")));
     }
-    // Scalars are read back once a stretch of five steps.
     assert_eq!(heard, expected);
 
     let broken = observed(dir, "broken");

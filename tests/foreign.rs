@@ -1,8 +1,6 @@
 //! DistillKit's codecs: bytes of the worked examples, and golden values of an independent implementation.
 
-mod common;
-
-use common::golden;
+use crate::common::golden;
 use potstill::shards::foreign::{Bin, Compressor, CompressorConfig, FloatType, Legacy, LegacyConfig, Term};
 use serde_json::Value;
 use std::fs;

@@ -178,11 +178,11 @@ fn spec(name: &str, dtype: Dtype, shape: &[usize]) -> TensorSpec {
 
 fn write_small(path: &Path, specs: &[TensorSpec]) {
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-    write_safetensors(path, specs, &metadata, |spec| {
+    let fill = async |spec: &TensorSpec| {
         let count: usize = spec.shape.iter().product();
         Ok(Cow::Owned((0..count).map(|i| i as f32 * 0.5 - 1.0).collect()))
-    })
-    .unwrap();
+    };
+    pollster::block_on(write_safetensors(path, specs, &metadata, fill)).unwrap();
 }
 
 #[test]
@@ -211,7 +211,8 @@ fn a_wrong_number_of_values_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.safetensors");
     let specs = [spec("a", Dtype::F32, &[2])];
-    let result = write_safetensors(&path, &specs, &BTreeMap::new(), |_| Ok(Cow::Borrowed(&[1.0][..])));
+    let fill = async |_: &TensorSpec| Ok(Cow::Borrowed(&[1.0][..]));
+    let result = pollster::block_on(write_safetensors(&path, &specs, &BTreeMap::new(), fill));
     assert_eq!(result.unwrap_err().to_string(), format!("{}: a: expected 2 values: found 1 values", path.display()));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

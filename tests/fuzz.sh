@@ -23,10 +23,14 @@ cargo build --release --manifest-path tests/fuzz/Cargo.toml --target-dir target/
 
 seeds() {
     case $1 in
+    arrow) for file in tests/golden/distillkit/saved/*/*.arrow tests/golden/distillkit/saved/*/*/*.arrow; do
+        cp "$file" "$2/${file//\//-}"
+    done ;;
     gguf) cp tests/golden/{smallest,tiny_llama,quants,llama-bpe,qwen2,spm}.gguf "$2" ;;
     safetensors) cp tests/golden/{tiny_llama,quants}.safetensors "$2" ;;
     tokenizer) cp tests/golden/smollm_tokenizer.json "$2" ;;
     recipe) cp examples/recipe.yaml "$2" ;;
+    spectrum) echo '{"a.0.b": {"snr": Infinity, "type": "b"}, "a.1.b": {"snr": -0.5e3, "type": "b"}}' >"$2/scores" ;;
     rows | chat | manifest) find tests/golden src/shards/tests -name '*.json' -size -8k -exec cp {} "$2" \; ;;
     esac
 }

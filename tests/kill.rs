@@ -2,9 +2,7 @@
 //! bit, what they leave when nobody kills them.
 #![cfg(feature = "cli")]
 
-mod common;
-
-use common::{novel, small_config, small_model};
+use crate::common::{novel, small_config, small_model};
 use potstill::distill::metrics::{self, Record};
 use potstill::random::SplitMix64;
 use std::collections::BTreeMap;

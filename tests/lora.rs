@@ -1,17 +1,14 @@
 //! Adapters against PEFT: logits and gradients of LoRA, rsLoRA and DoRA on a tiny Llama, and files that go both ways.
 //! Golden adapters and the script that made them are in tests/golden/.
 
-mod common;
-
-use common::{Golden, golden, gpus, recipe, relative_error};
+use crate::common::{Golden, golden, gpus, recipe, relative_error};
 use potstill::data::packing::{Batch, IGNORE};
 use potstill::data::tokens::NO_ROUTE;
 use potstill::device::Device;
 use potstill::distill::Recipe;
 use potstill::distill::batch::{write_training_batch, write_weights};
-use potstill::distill::hidden::HiddenLosses;
 use potstill::distill::recipe::LossFunction;
-use potstill::distill::step::{StepSpec, TeacherInput, provide};
+use potstill::distill::step::{StepSpec, provide};
 use potstill::distill::student::Origin;
 use potstill::distill::trained::Trained;
 use potstill::formats::{Adapter, ModelFolder};
@@ -98,10 +95,17 @@ fn check(device: &Device, name: &str, lora: &str, recompute: bool) {
     }
     Optimiser::new(Settings::adamw(0.9, 0.95, 1e-8, 0.0, 1.0), &mut store, &groups).unwrap();
     let losses = vec![LossFunction::cross_entropy(1.0)];
-    let (student, teacher, vocabulary) = (decoder.clone(), TeacherInput::None, decoder.config.vocab_size);
-    let (copy, hidden) = (trained.clone(), HiddenLosses::default());
-    let spec =
-        StepSpec { student, trained: copy, teacher, vocabulary, batch: 2, context: 24, recompute, losses, hidden };
+    let spec = StepSpec {
+        student: decoder.clone(),
+        trained: trained.clone(),
+        teachers: Vec::new(),
+        shared: false,
+        vocabulary: decoder.config.vocab_size,
+        batch: 2,
+        context: 24,
+        recompute,
+        losses,
+    };
     let graph = spec.training(device.caps()).unwrap();
     provide(&mut store, &graph).unwrap();
     let found = logits(&decoder, &mut store, &trained, &batch, 24);
@@ -145,7 +149,7 @@ fn an_adapter_merged_into_its_model_gives_the_logits_of_peft() {
         let origin = Origin::open(&recipe.model).unwrap();
         let mut store = Store::new(&Device::cpu());
         origin.decoder.allocate(&mut store, "", 24).unwrap();
-        origin.load(&store, "").unwrap();
+        pollster::block_on(origin.load(&store, "")).unwrap();
         let found = logits(&origin.decoder, &mut store, &Trained::default(), &batch, 24);
         let expected = Golden::open(&folder(name).join("golden.safetensors"));
         let error = relative_error(&expected.f32("logits"), &found);
@@ -224,6 +228,6 @@ fn a_damaged_or_foreign_adapter_is_refused() {
     let origin = Origin::open(&recipe.model).unwrap();
     let mut store = Store::new(&Device::cpu());
     origin.decoder.allocate(&mut store, "", 24).unwrap();
-    let error = origin.load(&store, "").unwrap_err().to_string();
+    let error = pollster::block_on(origin.load(&store, "")).unwrap_err().to_string();
     assert!(error.contains("lora_A") && error.contains("shape [5, "), "{error}");
 }

@@ -1,8 +1,6 @@
 //! Which tokens of a conversation are learned, against transformers' masks for templates with generation blocks and
 //! against spans written by hand for templates without (`golden/masks.json`).
 
-mod common;
-
 use std::collections::BTreeMap;
 
 use potstill::data::chat::ChatTemplate;
@@ -43,7 +41,7 @@ fn conversation(turns: &[(&str, &str)]) -> Chat {
 
 #[test]
 fn masks_of_generation_blocks_are_those_of_transformers() {
-    let tokenizer = common::small_tokenizer();
+    let tokenizer = crate::common::small_tokenizer();
     let encode = |text: &str| {
         let (ids, ends) = tokenizer.encode_with_ends(text)?;
         Ok(Encoded { ids, ends })

@@ -3,14 +3,11 @@
 //! Resident sizes are those of a process of its own: this file starts itself for them.
 #![cfg(target_os = "linux")]
 
-mod common;
-
-use common::{novel, recipe, small_config, small_model};
+use crate::common::{novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
-use potstill::distill::hidden::HiddenLosses;
 use potstill::distill::setup::{Measured, Setup, plan_memory};
-use potstill::distill::step::{StepSpec, TeacherInput};
+use potstill::distill::step::StepSpec;
 use potstill::distill::trained::Trained;
 use potstill::distill::{CaptureOptions, Recipe, capture, memory};
 use potstill::formats::ModelFolder;
@@ -39,7 +36,9 @@ fn resident() -> u64 {
 fn measured(name: &str) -> BTreeMap<String, f64> {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([name, "--exact", "--ignored", "--nocapture"]).env("POTSTILL_TEST_FOLDER", dir.path());
+    command
+        .args([&format!("memory::{name}"), "--exact", "--ignored", "--nocapture"])
+        .env("POTSTILL_TEST_FOLDER", dir.path());
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
@@ -75,12 +74,12 @@ fn takes_memory() {
     prepare(Path::new(&dir), 20_000);
     let recipe = large(Path::new(&dir), 4, "");
     let before = resident();
-    let setup = Setup::open(&recipe).unwrap();
+    let setup = pollster::block_on(Setup::open(&recipe)).unwrap();
     let (planned, device) = (setup.memory.total(), setup.device.clone());
-    let mut trainer = setup.trainer().unwrap();
+    let mut trainer = pollster::block_on(setup.trainer()).unwrap();
     let allocated = device.allocated();
     let counts = [trainer.advance().unwrap(), trainer.advance().unwrap()];
-    trainer.reports(&counts).unwrap();
+    pollster::block_on(trainer.reports(&counts)).unwrap();
     println!("= planned {planned}\n= allocated {allocated}\n= grown {}", resident() - before);
 }
 
@@ -117,16 +116,16 @@ fn trains_long() {
         out.display(),
         dir.join("text.txt").display()
     ));
-    let setup = Setup::open(&recipe).unwrap();
+    let setup = pollster::block_on(Setup::open(&recipe)).unwrap();
     let device = setup.device.clone();
-    let mut trainer = setup.trainer().unwrap();
+    let mut trainer = pollster::block_on(setup.trainer()).unwrap();
     let built = device.allocated();
     for step in 1..=2000 {
         let counts = [trainer.advance().unwrap()];
-        trainer.reports(&counts).unwrap();
+        pollster::block_on(trainer.reports(&counts)).unwrap();
         assert_eq!(device.allocated(), built, "step {step}");
         if step % 100 == 0 {
-            trainer.evaluate().unwrap().expect("held-out text");
+            pollster::block_on(trainer.evaluate()).unwrap().expect("held-out text");
         }
         if [200, 2000].contains(&step) {
             println!("= resident_{step} {}", resident());
@@ -146,16 +145,16 @@ fn a_run_that_cannot_fit_is_refused_with_a_batch_that_can() {
     let dir = tempfile::tempdir().unwrap();
     prepare(dir.path(), 20_000);
     // Several TiB.
-    let error = Setup::open(&large(dir.path(), 1 << 16, "")).err().expect("refused").to_string();
+    let error = pollster::block_on(Setup::open(&large(dir.path(), 1 << 16, ""))).err().expect("refused").to_string();
     assert!(error.starts_with("this run: memory: expected at most "), "{error}");
     let advice = error.split("`per_device_train_batch_size: ").nth(1).expect("a batch size").to_owned();
     let batch: usize = advice.split('`').next().unwrap().parse().unwrap();
     assert!(advice.contains("` with `gradient_checkpointing: true` needs "), "{error}");
     let student = models::from_config(Path::new("config"), &small_config(256, LAYERS)).unwrap();
     let losses = large(dir.path(), 1, "").loss_functions;
-    let (teacher, vocabulary, context) = (TeacherInput::None, 340, 128);
-    let (trained, hidden) = (Trained::default(), HiddenLosses::default());
-    let spec = StepSpec { student, trained, teacher, vocabulary, batch, context, recompute: true, losses, hidden };
+    let (trained, teachers, vocabulary, context) = (Trained::default(), Vec::new(), 340, 128);
+    let (shared, recompute) = (false, true);
+    let spec = StepSpec { student, trained, teachers, shared, vocabulary, batch, context, recompute, losses };
     let needed =
         plan_memory(&spec, &Settings::adamw(0.9, 0.999, 1e-8, 0.0, 1.0), Device::cpu().caps(), Measured::Nothing)
             .unwrap()

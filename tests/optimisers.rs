@@ -1,8 +1,6 @@
 //! Ten steps of each optimiser against torch, closed forms in f64, and the error that quantisation allows.
 
-mod common;
-
-use common::gpus;
+use crate::common::gpus;
 use potstill::device::Device;
 use potstill::graph::{Graph, Store};
 use potstill::optim::{Group, Optimiser, RING_AT, Rule, Settings};

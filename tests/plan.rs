@@ -1,13 +1,10 @@
 //! The plan of a training step as text, compared with the one that is kept beside the tests: a change of the ops, of
 //! their order or of the memory's layout shows in the diff. `POTSTILL_UPDATE=1` writes it anew.
 
-mod common;
-
-use common::golden;
+use crate::common::golden;
 use potstill::device::Caps;
-use potstill::distill::hidden::HiddenLosses;
 use potstill::distill::recipe::LossFunction;
-use potstill::distill::step::{StepSpec, TeacherInput};
+use potstill::distill::step::StepSpec;
 use potstill::distill::trained::Trained;
 use potstill::formats::read_json;
 use potstill::graph::Plan;
@@ -19,8 +16,8 @@ fn plan(context: usize, recompute: bool) -> Plan {
     let student = models::from_config(&golden("gqa_untied"), &config).unwrap();
     let vocabulary = student.config.vocab_size;
     let losses = vec![LossFunction::cross_entropy(1.0)];
-    let (trained, teacher, hidden) = (Trained::default(), TeacherInput::None, HiddenLosses::default());
-    let spec = StepSpec { student, trained, teacher, vocabulary, batch: 1, context, recompute, losses, hidden };
+    let (trained, teachers, shared) = (Trained::default(), Vec::new(), false);
+    let spec = StepSpec { student, trained, teachers, shared, vocabulary, batch: 1, context, recompute, losses };
     Plan::new(&spec.training(&Caps::webgpu()).unwrap()).unwrap()
 }
 

@@ -47,7 +47,7 @@ POTSTILL_CHECKED=1 cargo test --release "$@"
 
 if (($# == 0)) && [[ "$(id -u)" == 0 ]] && unshare --mount true 2>/dev/null; then
     echo "== a full disk"
-    cargo test --release --test errors -- --ignored a_full_disk
+    cargo test --release --test suite -- --ignored a_full_disk
 elif (($# == 0)); then
     echo "== NOT RUN, for mounting is not permitted here: errors::disk::a_full_disk_is_named_and_the_same_command_goes_on_later"
 fi

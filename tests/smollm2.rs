@@ -1,8 +1,6 @@
 //! A real model, SmolLM2-135M-Instruct in Q4_1, which tests/setup.sh fetches.
 //! Reference ids and counts were made with transformers from the same file.
 
-mod common;
-
 use potstill::device::Device;
 use potstill::distill::corpus::chat_template;
 use potstill::formats::{ModelFolder, Tensors};
@@ -22,7 +20,7 @@ const IDS: [u32; 27] = [
 
 /// The file, checked to be the one the numbers were made from.
 fn model() -> ModelFolder {
-    let path = common::smollm2();
+    let path = crate::common::smollm2();
     let sum = Sha256::digest(std::fs::read(&path).unwrap());
     assert_eq!(sum.iter().map(|b| format!("{b:02x}")).collect::<String>(), SHA256);
     ModelFolder::open(path).unwrap()
@@ -98,7 +96,7 @@ fn capital_of_france(device: &Device) -> String {
     let prompt = tokenizer.encode(&text, false).unwrap();
     let mut generator = Generator::new(device, &model, prompt.len() + 16, tokenizer.vocab_size()).unwrap();
     let sampling = Sampling { max_tokens: 16, stop: model.eos_ids(), ..Sampling::default() };
-    let new = generator.generate(&prompt, &sampling, &mut |_| ControlFlow::Continue(())).unwrap();
+    let new = pollster::block_on(generator.generate(&prompt, &sampling, &mut |_| ControlFlow::Continue(()))).unwrap();
     tokenizer.decode(&new, false).unwrap()
 }
 
@@ -111,7 +109,7 @@ fn the_cpu_knows_the_capital_of_france() {
 
 #[test]
 fn every_gpu_knows_the_capital_of_france() {
-    for gpu in common::gpus() {
+    for gpu in crate::common::gpus() {
         assert_eq!(capital_of_france(&gpu), ANSWER, "{}", gpu.name());
     }
 }

@@ -1,13 +1,10 @@
 //! What is trained of a student: masks, adapters, averages; what that costs; and runs that stop and go on.
 
-mod common;
-
-use common::{novel, recipe, small_config, small_model};
+use crate::common::{novel, recipe, small_config, small_model};
 use potstill::Error;
 use potstill::device::Device;
-use potstill::distill::hidden::HiddenLosses;
 use potstill::distill::setup::{Measured, Setup, plan_memory};
-use potstill::distill::step::{StepSpec, TeacherInput};
+use potstill::distill::step::StepSpec;
 use potstill::distill::trained::Trained;
 use potstill::distill::{Event, Recipe, distill};
 use potstill::formats::{Adapter, ModelFolder};
@@ -132,13 +129,13 @@ fn only_what_is_trained_costs_work_and_memory() {
         let spec = StepSpec {
             student: decoder.clone(),
             trained: trained.clone(),
-            teacher: TeacherInput::None,
+            teachers: Vec::new(),
+            shared: false,
             vocabulary: 340,
             batch: 2,
             context: 24,
             recompute: false,
             losses: with("seed: 1").loss_functions,
-            hidden: HiddenLosses::default(),
         };
         let settings = with("seed: 1").training_args.optimiser();
         let memory = plan_memory(&spec, &settings, Device::cpu().caps(), Measured::Nothing).unwrap();
@@ -293,13 +290,13 @@ fn an_adapter_is_saved_with_the_merged_student_or_alone() {
     // Merged when it is loaded, it gives the merged student, number for number.
     let again =
         format!("{{ path: {}, adapter: {}/adapter }}", dir.path().join("base").display(), recipe.output_path.display());
-    let loaded = common::recipe(&format!(
+    let loaded = crate::common::recipe(&format!(
         "{{ output_path: {}, device: cpu, sequence_length: 32, model: {again}, dataset: {{ train: {} }}, \
          training_args: {{ max_steps: 1 }} }}",
         dir.path().join("unused").display(),
         dir.path().join("text.txt").display()
     ));
-    let trainer = Setup::open(&loaded).unwrap().trainer().unwrap();
+    let trainer = pollster::block_on(async { Setup::open(&loaded).await?.trainer().await }).unwrap();
     for (name, values) in &merged {
         assert_eq!(&pollster::block_on(trainer.store.read_f32(name)).unwrap(), values, "{name}");
     }

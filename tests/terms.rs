@@ -1,18 +1,17 @@
 //! The losses of a recipe in training: all of them, from records and from a live teacher; what changes over the steps.
 
-mod common;
-
-use common::{novel, recipe, small_config, small_model};
+use crate::common::{novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
+use potstill::distill::metrics::{self, Record as Line};
 use potstill::distill::recipe::loss_names;
 use potstill::distill::setup::Setup;
 use potstill::distill::trainer::StepReport;
-use potstill::distill::{CaptureOptions, Recipe, capture};
+use potstill::distill::{CaptureOptions, Event, Recipe, capture, distill};
 use potstill::formats::ModelFolder;
 use potstill::shards::Record;
 use potstill::shards::spec::LogProbType;
-use std::ops::ControlFlow::Continue;
+use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -47,9 +46,9 @@ fn of(dir: &Path, teacher: &str, losses: &str, steps: usize) -> Recipe {
 }
 
 fn train(recipe: &Recipe, steps: usize) -> Vec<StepReport> {
-    let mut trainer = Setup::open(recipe).unwrap().trainer().unwrap();
+    let mut trainer = pollster::block_on(async { Setup::open(recipe).await?.trainer().await }).unwrap();
     let counts: Vec<_> = (0..steps).map(|_| trainer.advance().unwrap()).collect();
-    trainer.reports(&counts).unwrap()
+    pollster::block_on(trainer.reports(&counts)).unwrap()
 }
 
 const DIVERGENCES: [&str; 11] = [
@@ -132,6 +131,65 @@ fn a_schedule_is_at_each_step_the_number_it_names() {
     }
 }
 
+/// A run's loss and t of TAID at each step, and its weights.
+fn outcome(dir: &Path) -> (Vec<(f64, f64)>, Vec<u8>) {
+    let lines = metrics::read(&dir.join("metrics.jsonl")).unwrap();
+    let taid = |line: &Line| match line {
+        Line::Train(line) => Some((line.losses["taid"], line.scheduled["taid.t"])),
+        Line::Eval(_) => None,
+    };
+    (lines.iter().filter_map(taid).collect(), std::fs::read(dir.join("model.safetensors")).unwrap())
+}
+
+#[test]
+fn an_adaptive_taid_follows_its_loss_and_goes_on_from_a_checkpoint() {
+    const STEPS: usize = 12;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    // The first step is at the start; the line from .2 to .9 is overtaken at once, and the end reached before the last.
+    let (start, end, alpha, beta) = (0.2f64, 0.9f64, 0.75f64, 0.5f64);
+    let rule = format!("{{ adaptive: {{ start: {start}, end: {end}, alpha: {alpha}, beta: {beta} }} }}");
+    let new = |name: &str, t: &str| {
+        let losses = format!("{{ function: taid, weight: 1, t: {t} }}, {{ function: cross_entropy, weight: 0.1 }}");
+        let mut recipe = of(dir, "top-k", &losses, STEPS);
+        recipe.output_path = dir.join(name);
+        recipe.training_args.logging_steps = 1;
+        recipe
+    };
+    let whole = new("whole", &rule);
+    distill(&whole, false, &mut |_| Continue(())).unwrap();
+    let (found, weights) = outcome(&whole.output_path);
+    // The paper's rule in f64, from the losses that were reported.
+    let (mut t, mut momentum) = (start, 0.0);
+    for (step, &(loss, at)) in found.iter().enumerate() {
+        assert!((at - t).abs() < 1e-5, "step {step}: {at} for {t}");
+        if step > 0 {
+            let before = found[step - 1].0;
+            momentum = beta * momentum + (1.0 - beta) * (before - loss) / before;
+            t += alpha / (1.0 + f64::exp(-momentum)) * (1.0 - t);
+        }
+        let line = start + (end - start) * (step + 1) as f64 / (STEPS - 1) as f64;
+        t = t.max(line).min(end);
+    }
+    let risen = |pair: &[(f64, f64)]| pair[1].1 > pair[0].1;
+    assert!(found.windows(2).take(4).all(risen) && (found[STEPS - 1].1 - end).abs() < 1e-6, "{found:?}");
+    // These are the numbers that the loss is made with: named as a schedule they give the same run.
+    let points: Vec<String> = found.iter().enumerate().map(|(step, (_, t))| format!("[{step}, {t}]")).collect();
+    let told = new("told", &format!("[{}]", points.join(", ")));
+    distill(&told, false, &mut |_| Continue(())).unwrap();
+    assert!(outcome(&told.output_path) == (found.clone(), weights.clone()));
+    // Stopped in the middle, where no checkpoint is due, and resumed.
+    let broken = new("broken", &rule);
+    let stopped = distill(&broken, false, &mut |event| match event {
+        Event::Step { report, .. } if report.step == 5 => Break(()),
+        _ => Continue(()),
+    });
+    assert!(stopped.is_err());
+    distill(&broken, false, &mut |_| Continue(())).unwrap();
+    assert!(outcome(&broken.output_path) == (found, weights));
+}
+
 #[test]
 fn losses_at_two_stored_temperatures_each_get_their_own_records() {
     let dir = tempfile::tempdir().unwrap();
@@ -150,17 +208,22 @@ fn random_draws_refuse_what_they_make_infinite_and_warn_of_bias() {
     let dir = dir.path();
     prepare(dir);
     let losses = "{ function: reverse_kl, weight: 1 }, { function: kl, weight: 1 }, { function: jeffreys, weight: 1 }";
-    let Err(error) = Setup::open(&of(dir, "sampled", losses, 1)) else { panic!("opened") };
+    let Err(error) = pollster::block_on(Setup::open(&of(dir, "sampled", losses, 1))) else { panic!("opened") };
     let error = error.to_string();
     for part in ["2 problems:", "top-k records for reverse_kl", "top-k records for jeffreys", "capture with `--top-k`"]
     {
         assert!(error.contains(part), "{error}");
     }
-    let setup =
-        Setup::open(&of(dir, "sampled", "{ function: kl, weight: 1 }, { function: tvd, weight: 1 }", 1)).unwrap();
+    let setup = pollster::block_on(Setup::open(&of(
+        dir,
+        "sampled",
+        "{ function: kl, weight: 1 }, { function: tvd, weight: 1 }",
+        1,
+    )))
+    .unwrap();
     let warnings = setup.warnings.join("\n");
     assert!(warnings.contains("not that of tvd") && !warnings.contains("not that of kl"), "{warnings}");
     let hot = of(dir, "top-k", "{ function: jsd, weight: 1, temperature: 3 }", 1);
-    let Err(error) = Setup::open(&hot) else { panic!("opened") };
+    let Err(error) = pollster::block_on(Setup::open(&hot)) else { panic!("opened") };
     assert!(error.to_string().contains("capture again with `--temperatures 1,3`"), "{error}");
 }

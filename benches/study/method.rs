@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Where a student's teacher comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,11 +64,16 @@ pub struct Run {
     pub measured: Measured,
     /// Step and held-out NLL along the way.
     pub curve: Vec<(u64, f64)>,
+    /// The training loss of each line of metrics.
+    pub losses: Vec<f64>,
     /// Stored bytes a token, where the teacher is stored.
     pub bytes_per_token: Option<f64>,
+    /// What training and measuring took.
+    pub seconds: f64,
 }
 
 /// A place where methods compete: one teacher, one text, one kind of student.
+#[derive(Clone)]
 pub struct Arena {
     /// Where it all computes.
     pub device: Device,
@@ -117,6 +123,7 @@ impl Arena {
             return Ok(run);
         }
         eprintln!("{}, {} steps, seed {seed}", method.name, method.steps);
+        let start = Instant::now();
         distill(&recipe, true, &mut |_| ControlFlow::Continue(()))?;
         let teacher = ModelFolder::open(&self.teacher)?;
         let student = ModelFolder::open(&folder)?;
@@ -127,8 +134,13 @@ impl Arena {
             Line::Eval(eval) => Some((eval.step, eval.evaluation.nll)),
             Line::Train(_) => None,
         };
-        let curve = lines.iter().filter_map(point).collect();
-        let run = Run { measured: Measured { evaluation, fidelity }, curve, bytes_per_token };
+        let loss = |line: &Line| match line {
+            Line::Train(train) => Some(train.loss),
+            Line::Eval(_) => None,
+        };
+        let (curve, losses) = (lines.iter().filter_map(point).collect(), lines.iter().filter_map(loss).collect());
+        let (measured, seconds) = (Measured { evaluation, fidelity }, start.elapsed().as_secs_f64());
+        let run = Run { measured, curve, losses, bytes_per_token, seconds };
         write_json(&kept, &json!({ "recipe": canonical, "run": run }))?;
         // The weights of dozens of students are of no further use.
         std::fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;

@@ -25,17 +25,25 @@ const COLUMNS: [Column; 9] = [
 ];
 
 /// Writes the page and the plots beside it.
-pub fn write(folder: &Path, scratch: &Scratch, oracle: &Oracle, pruned: &Pruned, minutes: f64) -> Result<()> {
+pub fn write(folder: &Path, scratch: &Scratch, oracle: &Oracle, pruned: &Pruned) -> Result<()> {
     let plots = folder.join("study");
     std::fs::create_dir_all(&plots).map_err(Error::io("create", &plots))?;
-    curves(&plots.join("curves.svg"), "held-out NLL by step, from scratch", &curves_of(scratch))?;
-    bytes(&plots.join("bytes.svg"), scratch)?;
+    curves(
+        &plots.join("curves.svg"),
+        ["NLL of the first 64 held-out sequences, from scratch", "step"],
+        &curves_of(scratch),
+    )?;
+    let titles = ["held-out NLL after 1,000 steps, seed 0", "bytes a token"];
+    curves(&plots.join("bytes.svg"), titles, &conventions(scratch))?;
+    let runs: Vec<&Run> = scratch.results.iter().chain(&pruned.results).flat_map(|(_, runs)| runs).collect();
     let mut page = format!(
-        "# The study\n\nEvery number on this page is written by\n\n    cargo bench --bench study\n\nwhich takes {minutes:.0} minutes on two \
-         CPU cores and reuses what an earlier run of it measured. The text is the State of the Union addresses; all students of a \
+        "# The study\n\nEvery number on this page is written by\n\n    cargo bench --bench study\n\nwhose {} runs took \
+         {:.0} minutes in all beside other work on two CPU cores, the teacher's training not counted. The text is the State of the Union addresses; all students of a \
          table see the same tokens in the same order from the same weights, seed by seed. Where a method has several seeds the \
          table shows their mean and standard deviation. *Acceptance* is the mean of sum min(p, q), the chance that the teacher \
-         accepts a token the student drafts, and in brackets how many tokens a speculative step with four drafts yields.\n\n"
+         accepts a token the student drafts, and in brackets how many tokens a speculative step with four drafts yields.\n\n",
+        runs.len(),
+        runs.iter().map(|run| run.seconds).sum::<f64>() / 60.0,
     );
     let mut put = |text: &str| page.push_str(text);
     put(
@@ -51,6 +59,7 @@ pub fn write(folder: &Path, scratch: &Scratch, oracle: &Oracle, pruned: &Pruned,
     put(
         "\n![Held-out NLL by step](study/curves.svg)\n\n## Bytes a token\n\n![NLL after 1,000 steps by bytes a token](study/bytes.svg)\n\n",
     );
+    put(&equal_bytes(scratch));
     put(&oracle.section());
     put("\n## The bar\n\n| | demand | found | met |\n| --- | --- | --- | --- |\n");
     for Demand { name, what, found, met } in scratch.bar()?.iter().chain(&oracle.bar()) {
@@ -101,7 +110,8 @@ fn curves_of(scratch: &Scratch) -> Curves {
     runs.map(line).collect()
 }
 
-fn curves(path: &Path, title: &str, lines: &Curves) -> Result<()> {
+/// A plot with its title and what its horizontal axis is.
+fn curves(path: &Path, [title, horizontal]: [&str; 2], lines: &Curves) -> Result<()> {
     let all = || lines.iter().flat_map(|(_, points)| points.iter().copied());
     let (low, high) = all().fold((f64::MAX, f64::MIN), |(low, high), (_, y)| (low.min(y), high.max(y)));
     let last = all().fold(0.0, |last: f64, (x, _)| last.max(x));
@@ -114,37 +124,70 @@ fn curves(path: &Path, title: &str, lines: &Curves) -> Result<()> {
             .x_label_area_size(32)
             .y_label_area_size(44)
             .build_cartesian_2d(0.0..last, low - 0.05..high.min(low + 2.0))?;
-        chart.configure_mesh().x_desc("step").y_desc("NLL").light_line_style(WHITE).draw()?;
+        let whole = |x: &f64| format!("{x:.0}");
+        let mut mesh = chart.configure_mesh();
+        mesh.x_desc(horizontal).y_desc("NLL").x_label_formatter(&whole).light_line_style(WHITE).draw()?;
         for (i, (name, points)) in lines.iter().enumerate() {
             let colour = Palette99::pick(i).stroke_width(2);
             let legend = move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], colour);
             chart.draw_series(LineSeries::new(points.iter().copied(), colour))?.label(name).legend(legend);
         }
-        chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+        let corner = SeriesLabelPosition::UpperRight;
+        chart.configure_series_labels().position(corner).background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
         root.present()?;
         Ok(())
     };
     draw().map_err(|error| Error::internal(format!("{}: {error}", path.display())))
 }
 
-/// NLL by bytes a token of each kind of record.
-fn bytes(path: &Path, scratch: &Scratch) -> Result<()> {
+/// NLL after 1,000 steps by bytes a token, of each way to store and to read records; of seed 0, which all ran with.
+fn conventions(scratch: &Scratch) -> Curves {
     let of = |kind: &dyn Fn(&Method) -> bool| -> Vec<(f64, f64)> {
         let runs = scratch.results.iter().filter(|(method, _)| method.steps == 1000 && kind(method));
         let mut points: Vec<(f64, f64)> = runs
             .filter_map(|(_, runs)| {
-                let nll = mean_sd(&runs.iter().map(|run| run.measured.evaluation.nll).collect::<Vec<_>>()).0;
-                Some((runs.first()?.bytes_per_token?, nll))
+                let run = runs.first()?;
+                Some((run.bytes_per_token?, run.measured.evaluation.nll))
             })
             .collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
     };
-    let lines = vec![
+    vec![
         ("sampled".to_owned(), of(&|m| matches!(m.source, Source::Sampled(_)))),
         ("top-k, ghost".to_owned(), of(&|m| m.name.starts_with("top-") && m.name.ends_with("ghost"))),
         ("top-k, uniform".to_owned(), of(&|m| m.name.ends_with("uniform"))),
+        ("top-k, ghost + CE 0.1".to_owned(), of(&|m| m.name.starts_with("top-") && m.name.ends_with("CE 0.1"))),
         ("top-k, zero".to_owned(), of(&|m| m.name.ends_with("zero"))),
-    ];
-    curves(path, "held-out NLL after 1,000 steps by bytes a token", &lines)
+    ]
+}
+
+/// The conventions at equal sizes: those of the smallest and the largest top-k records, between measured sizes by a line
+/// over the logarithm of the bytes.
+fn equal_bytes(scratch: &Scratch) -> String {
+    let all = conventions(scratch);
+    let (ends, mut text) = (sizes(&all, "top-k, ghost"), String::new());
+    let titles: String = ends.iter().map(|bytes| format!(" NLL at {bytes:.0} bytes/token |")).collect();
+    let _ = writeln!(text, "Of seed 0:\n\n| records |{titles}\n| --- |{}", " --- |".repeat(ends.len()));
+    for (name, points) in &all {
+        let at = |bytes: &f64| between(points, *bytes).map_or(" - |".to_owned(), |nll| format!(" {nll:.4} |"));
+        let _ = writeln!(text, "| {name} |{}", ends.iter().map(at).collect::<String>());
+    }
+    text.push('\n');
+    text
+}
+
+/// The smallest and the largest size of one convention.
+fn sizes(all: &Curves, name: &str) -> Vec<f64> {
+    let points = all.iter().find(|(other, _)| other == name).map_or(&[][..], |(_, points)| points);
+    points.first().into_iter().chain(points.last()).map(|(bytes, _)| *bytes).collect()
+}
+
+/// The value at `x`, by a line over ln x between the neighbours; none outside of them.
+fn between(points: &[(f64, f64)], x: f64) -> Option<f64> {
+    let at = |pair: &[(f64, f64)]| {
+        let ((a, low), (b, high)) = (pair[0], pair[1]);
+        (a..=b).contains(&x).then(|| low + (high - low) * (x / a).ln() / (b / a).ln())
+    };
+    points.windows(2).find_map(at)
 }

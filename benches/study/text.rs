@@ -1,6 +1,7 @@
 //! The text of the from-scratch experiment and a tokenizer of 512 tokens for it.
 
 use potstill::formats::Tokenizer;
+use potstill::random::SplitMix64;
 use potstill::{Error, Result};
 use serde_json::json;
 use std::io::Write;
@@ -12,8 +13,10 @@ use tokenizers::{AddedToken, TokenizerBuilder};
 /// Tokens of the tokenizer, the end-of-text token among them.
 pub const VOCABULARY: usize = 512;
 const END: &str = "<|endoftext|>";
-/// Bytes of the most recent texts that students learn from.
+/// Bytes that students learn from.
 const STUDENTS_BYTES: usize = 2_400_000;
+/// Bytes after which a text is cut at the end of a sentence.
+const PIECE_BYTES: usize = 1000;
 
 /// Where the experiment's text lies.
 pub struct Text {
@@ -21,18 +24,19 @@ pub struct Text {
     pub tokenizer: PathBuf,
     /// All texts: what the teacher learns from.
     pub all: PathBuf,
-    /// The most recent ones: what students learn from, and what is held out at the end of both.
-    pub recent: PathBuf,
+    /// The last of them: what students learn from, and what is held out at the end of both.
+    pub students: PathBuf,
 }
 
-/// Prepares tokenizer and texts from the addresses in `sotu` below `folder`, once.
+/// Prepares tokenizer and texts from the addresses in `sotu` below `folder`, once. They are cut into pieces and shuffled,
+/// so that what is held out is of the same time and speakers as what is learned.
 pub fn prepare(sotu: &Path, folder: &Path) -> Result<Text> {
     let text = Text {
         tokenizer: folder.join("tokenizer"),
         all: folder.join("all.jsonl"),
-        recent: folder.join("recent.jsonl"),
+        students: folder.join("students.jsonl"),
     };
-    if text.recent.is_file() {
+    if text.students.is_file() {
         return Ok(text);
     }
     std::fs::create_dir_all(&text.tokenizer).map_err(Error::io("create", &text.tokenizer))?;
@@ -43,18 +47,40 @@ pub fn prepare(sotu: &Path, folder: &Path) -> Result<Text> {
     let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(Error::io("read", path));
     let documents: Vec<String> = paths.iter().map(read).collect::<Result<_>>()?;
     train_tokenizer(&documents, &text.tokenizer)?;
-    let mut first = documents.len();
+    let mut pieces: Vec<&str> = documents.iter().flat_map(|document| pieces(document)).collect();
+    shuffle(&mut pieces);
+    let mut first = pieces.len();
     let mut bytes = 0;
     while first > 0 && bytes < STUDENTS_BYTES {
         first -= 1;
-        bytes += documents[first].len();
+        bytes += pieces[first].len();
     }
-    write(&text.all, &documents)?;
-    write(&text.recent, &documents[first..])?;
+    write(&text.all, &pieces)?;
+    write(&text.students, &pieces[first..])?;
     Ok(text)
 }
 
-fn write(path: &Path, documents: &[String]) -> Result<()> {
+/// A text in pieces of whole sentences.
+fn pieces(mut text: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    while !text.is_empty() {
+        let mut ends = text.match_indices(". ").map(|(at, _)| at).filter(|at| *at >= PIECE_BYTES);
+        let end = ends.next().map_or(text.len(), |at| at + 2);
+        pieces.push(text[..end].trim());
+        text = &text[end..];
+    }
+    pieces
+}
+
+/// Fisher and Yates's.
+fn shuffle(pieces: &mut [&str]) {
+    let mut random = SplitMix64::new(1);
+    for i in (1..pieces.len()).rev() {
+        pieces.swap(i, (random.bits() % (i as u64 + 1)) as usize);
+    }
+}
+
+fn write(path: &Path, documents: &[&str]) -> Result<()> {
     let temporary = path.with_extension("tmp");
     let lines = || -> std::io::Result<()> {
         let mut out = std::io::BufWriter::new(std::fs::File::create(&temporary)?);

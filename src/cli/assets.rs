@@ -11,6 +11,7 @@
 //! What is there is used as it is, without any network.
 
 use super::{fetching, human, interrupt, progress};
+use crate::digest::hex;
 use crate::formats::{hub, write_atomically};
 use crate::{Error, Result};
 use flate2::read::GzDecoder;
@@ -237,10 +238,6 @@ fn sha256(path: &Path) -> Result<String> {
             read => hash.update(&piece[..read]),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes `member` of a zip archive to `path`, if its SHA-256 is as expected.

@@ -18,7 +18,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<()> {
     if (to == ToArg::Distillkit) != set {
         let (expected, found) = match to {
             ToArg::Distillkit => ("a shard set, to convert into DistillKit's files", "no manifest.json in it"),
-            ToArg::Shards => ("DistillKit's Parquet files, to convert into a shard set", "a shard set"),
+            ToArg::Shards => ("DistillKit's files, to convert into a shard set", "a shard set"),
         };
         return Error::file(&args.input).expected(expected).found(found).help("check IN, or leave `--to` out").err();
     }

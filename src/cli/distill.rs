@@ -39,16 +39,17 @@ pub(super) fn train(recipe: &Recipe, overwrite: bool, what: &str) -> Result<Outc
                 warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
             }
             Event::Started { step, total } => meter = Some(Meter::new(what, "steps", step, Some(total))),
-            Event::Step { report, tokens_per_second } => {
-                if let Some(meter) = &mut meter {
+            Event::Step { report, done, tokens_per_second } => {
+                // Of the steps told of together only the newest says how far the run is.
+                if let Some(meter) = meter.as_mut().filter(|_| report.step == done) {
                     meter.note(format!("loss {:.4}, {tokens_per_second:.0} tokens/s", report.loss));
-                    meter.set(report.step);
+                    meter.set(done);
                 }
             }
             Event::Evaluated { step, evaluation } => {
                 say(&format!("{what}: step {step}: {}", line(evaluation)));
-                if let (0, Some(meter)) = (step, &mut meter) {
-                    meter.restart_clock();
+                if let Some(meter) = &mut meter {
+                    meter.begin();
                 }
             }
             Event::Saved { .. } => {}

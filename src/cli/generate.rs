@@ -29,12 +29,13 @@ pub(super) fn run(cli: &Cli, args: &GenerateArgs) -> Result<()> {
     interrupt::listen();
     let mut stream = tokenizer.decode_stream(&prompt, true)?;
     let mut failed = Ok(());
-    let new = generator.generate(&prompt, &sampling, &mut |token| {
+    let mut on_token = |token| {
         if !args.no_stream && failed.is_ok() {
             failed = stream.push(token).and_then(|text| print(&text));
         }
         if failed.is_err() { std::ops::ControlFlow::Break(()) } else { interrupt::flow() }
-    })?;
+    };
+    let new = pollster::block_on(generator.generate(&prompt, &sampling, &mut on_token))?;
     failed?;
     let rest = if args.no_stream { tokenizer.decode(&new, true)? } else { stream.finish()? };
     print(&format!("{rest}\n"))

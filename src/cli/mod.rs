@@ -21,6 +21,8 @@ pub mod output;
 pub mod progress;
 mod quickstart;
 mod score;
+#[cfg(feature = "spectrum")]
+pub mod spectrum;
 pub mod table;
 
 use crate::formats::ModelFolder;
@@ -68,6 +70,8 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Generate(args) => generate::run(cli, args),
         Command::Quickstart(args) => quickstart::run(cli, args),
         Command::Score(args) => score::run(cli, args),
+        #[cfg(feature = "spectrum")]
+        Command::Spectrum(args) => spectrum::run(args),
     }
 }
 

@@ -71,9 +71,11 @@ impl Meter {
         }
     }
 
-    /// Starts the clock again: what came before the first unit says nothing about speed.
-    pub fn restart_clock(&mut self) {
-        (self.started, self.shown) = (Instant::now(), Instant::now());
+    /// Starts the clock anew if no unit is done yet: what comes before the first says nothing about speed.
+    pub fn begin(&mut self) {
+        if self.done == self.begun_at {
+            (self.started, self.shown) = (Instant::now(), Instant::now());
+        }
     }
 
     /// Bytes written so far; shown once there are any.
@@ -166,5 +168,18 @@ mod tests {
         assert_eq!(unknown.line(0.0), "0 B");
         unknown.done = 8_000_000;
         assert_eq!(unknown.line(2.0), "8 MB, 4 MB/s");
+    }
+
+    #[test]
+    fn the_clock_starts_anew_until_the_first_unit_is_done() {
+        let early = Instant::now() - Duration::from_secs(60);
+        let mut meter = Meter::new("distill", "steps", 20, Some(100));
+        meter.started = early;
+        meter.begin();
+        assert!(meter.started > early);
+        (meter.started, meter.done) = (early, 30);
+        meter.begin();
+        assert_eq!(meter.started, early);
+        assert_eq!(meter.line(10.0), "30 of 100 steps, 1.0 steps/s, 1 min 10 s left");
     }
 }

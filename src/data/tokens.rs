@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::chat::ChatTemplate;
 use crate::data::documents::{Content, Place, Source};
+use crate::digest::hex;
 use crate::{Error, Result};
 
 /// Tokens of a text, no special token added.
@@ -262,7 +263,7 @@ impl Corpus {
             hash.update(self.route(document).unwrap_or_default());
             hash.update(b"\n");
         }
-        Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Some(hex(&hash.finalize()))
     }
 
     /// Token ids, one document after another.
@@ -322,6 +323,6 @@ impl CorpusDigest {
 
     /// The digest.
     pub fn finish(self) -> String {
-        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.0.finalize())
     }
 }

@@ -1,12 +1,18 @@
-//! The GPU as a device. The only file that knows wgpu's types: adapters, limits, buffers, pipelines,
+//! The GPU as a device. Only this file and its folder know wgpu's types: adapters, limits, buffers, pipelines,
 //! submission, readback.
+
+#[cfg_attr(not(target_family = "wasm"), path = "gpu/native.rs")]
+#[cfg_attr(target_family = "wasm", path = "gpu/browser.rs")]
+mod host;
+mod oneshot;
 
 use super::select::{AdapterSummary, Kind};
 use super::{Caps, Launch, Ledger};
 use crate::{Error, Result};
+use oneshot::oneshot;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Bytes between the uniform blocks of two dispatches: WebGPU's default offset alignment.
 const UNIFORM_STRIDE: u64 = 256;
@@ -31,7 +37,7 @@ pub struct Gpu {
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     /// The first error the driver reported outside an error scope, or the reason the device was lost.
     fault: Arc<Mutex<Option<String>>>,
-    in_flight: Mutex<VecDeque<wgpu::SubmissionIndex>>,
+    in_flight: Mutex<VecDeque<host::Flight>>,
 }
 
 /// A wgpu buffer behind a name of our own.
@@ -47,6 +53,8 @@ struct Pipeline {
 pub struct Recorded {
     launches: Vec<Ready>,
     submissions: Vec<Range<usize>>,
+    /// Work done in a second, once a replay was timed.
+    rate: Arc<OnceLock<f64>>,
     calibrated: bool,
 }
 
@@ -86,13 +94,13 @@ fn summary(index: usize, info: &wgpu::AdapterInfo) -> AdapterSummary {
 impl Gpu {
     /// Every adapter of the system, in the system's order.
     pub async fn adapters() -> Vec<AdapterSummary> {
-        let found = instance().enumerate_adapters(wgpu::Backends::PRIMARY).await;
+        let found = host::adapters(&instance()).await;
         found.iter().enumerate().map(|(i, adapter)| summary(i, &adapter.get_info())).collect()
     }
 
     /// Opens adapter `index` of [`Gpu::adapters`] with all the memory limits it offers.
     pub async fn open(index: usize) -> Result<Gpu> {
-        let mut found = instance().enumerate_adapters(wgpu::Backends::PRIMARY).await;
+        let mut found = host::adapters(&instance()).await;
         if index >= found.len() {
             return Err(Error::device("the adapter is gone", "run `potstill doctor` to see what is there"));
         }
@@ -126,7 +134,7 @@ impl Gpu {
             f16: features.contains(wgpu::Features::SHADER_F16),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             software: summary.kind == Kind::Software,
-            trusted: cfg!(not(target_arch = "wasm32")) && !checked(),
+            trusted: host::TRUSTED && !checked(),
         };
         let (pipelines, in_flight) = Default::default();
         Ok(Gpu { caps, ledger: Ledger::default(), summary, device, queue, pipelines, fault, in_flight })
@@ -144,22 +152,25 @@ impl Gpu {
 
     pub(crate) fn alloc(&self, label: &str, bytes: u64) -> Result<Raw> {
         self.check()?;
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: false };
-        let buffer = self.device.create_buffer(&descriptor);
-        let outcome = scope.pop();
-        // In a browser the answer comes later; there the fault handler reports it at the next call.
-        #[cfg(not(target_arch = "wasm32"))]
-        if let Some(error) = pollster::block_on(outcome) {
-            return Err(Error::device(
+        let made =
+            host::scoped(&self.device, wgpu::ErrorFilter::OutOfMemory, || self.device.create_buffer(&descriptor));
+        made.map(Raw).map_err(|error| {
+            Error::device(
                 format!("no memory for `{label}` ({bytes} bytes): {error}"),
                 "use a smaller batch or sequence length, `activation_checkpointing: true`, or `--device cpu`",
-            ));
-        }
-        #[cfg(target_arch = "wasm32")]
-        drop(outcome);
-        Ok(Raw(buffer))
+            )
+        })
+    }
+
+    /// Copies between two buffers, or between ranges of one that do not touch.
+    pub(crate) fn copy(&self, [from, to]: [&Raw; 2], [from_at, to_at]: [u64; 2], bytes: u64) -> Result<()> {
+        self.check()?;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&from.0, from_at, &to.0, to_at, Some(bytes));
+        self.queue.submit([encoder.finish()]);
+        self.check()
     }
 
     pub(crate) fn write(&self, raw: &Raw, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -214,14 +225,15 @@ impl Gpu {
         self.queue.write_buffer(&uniforms, 0, &block);
         self.check()?;
         let submissions = cut(&ready, CAUTIOUS_WORK);
-        Ok(Recorded { launches: ready, submissions, calibrated: false })
+        Ok(Recorded { launches: ready, submissions, rate: Arc::default(), calibrated: false })
     }
 
     /// Submits everything recorded, cut into pieces that no watchdog minds. The first time it also measures
-    /// how fast the device is and cuts anew for the replays that follow.
+    /// how fast the device is, and once that is known it cuts anew for the replays that follow.
     pub fn submit(&self, recorded: &mut Recorded) -> Result<()> {
         self.make_room()?;
-        let start = web_time();
+        recorded.calibrate();
+        let start = host::seconds();
         let mut last = None;
         for range in &recorded.submissions {
             let mut encoder = self.device.create_command_encoder(&Default::default());
@@ -236,20 +248,22 @@ impl Gpu {
             }
             last = Some(self.queue.submit([encoder.finish()]));
         }
-        if cfg!(not(target_arch = "wasm32")) && !recorded.calibrated {
-            self.wait(None)?;
-            let work: u64 = recorded.launches.iter().map(|l| l.work).sum();
-            let rate = work as f64 / (web_time() - start).max(1e-6);
-            recorded.submissions = cut(&recorded.launches, (rate * SUBMISSION_SECONDS) as u64);
-            recorded.calibrated = true;
-        } else if let Some(index) = last {
-            lock(&self.in_flight).push_back(index);
+        if recorded.rate.get().is_none() {
+            let work = recorded.launches.iter().map(|l| l.work).sum();
+            let timed = host::time(&self.device, &self.queue, start, work, &recorded.rate);
+            timed.map_err(|error| self.fault_or(&error))?;
+        }
+        if let Some(index) = last {
+            lock(&self.in_flight).push_back(host::flight(&self.queue, index));
         }
         self.check()
     }
 
-    /// Waits until fewer than [`MAX_IN_FLIGHT`] replays are queued.
+    /// Waits until fewer than [`MAX_IN_FLIGHT`] replays are queued, where waiting is possible.
     fn make_room(&self) -> Result<()> {
+        if !host::BLOCKS {
+            return Ok(());
+        }
         let mut in_flight = lock(&self.in_flight);
         while in_flight.len() >= MAX_IN_FLIGHT {
             let oldest = in_flight.pop_front();
@@ -258,11 +272,23 @@ impl Gpu {
         Ok(())
     }
 
-    fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        if cfg!(not(target_arch = "wasm32")) {
-            let outcome = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
-            outcome.map_err(|error| self.fault_or(&error.to_string()))?;
+    /// Waits until fewer than [`MAX_IN_FLIGHT`] replays are queued.
+    pub(crate) async fn catch_up(&self) -> Result<()> {
+        while let Some(oldest) = self.oldest_in_the_way() {
+            let landed = host::landed(&self.device, oldest).await;
+            landed.map_err(|error| self.fault_or(&error))?;
         }
+        self.check()
+    }
+
+    /// A function of its own, so that no lock is held while waiting.
+    fn oldest_in_the_way(&self) -> Option<host::Flight> {
+        let mut in_flight = lock(&self.in_flight);
+        if in_flight.len() >= MAX_IN_FLIGHT { in_flight.pop_front() } else { None }
+    }
+
+    fn wait(&self, submission: Option<host::Flight>) -> Result<()> {
+        host::wait(&self.device, submission).map_err(|error| self.fault_or(&error))?;
         self.check()
     }
 
@@ -308,15 +334,11 @@ impl Gpu {
             return Ok(pipeline.clone());
         }
         let text = dispatch.shader.specialise(&dispatch.constants).map_err(Error::internal)?;
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let pipeline = self.build_pipeline(dispatch.shader.name, dispatch.entry, text, &writes);
-        let outcome = scope.pop();
-        #[cfg(not(target_arch = "wasm32"))]
-        if let Some(error) = pollster::block_on(outcome) {
-            return Err(Error::internal(format!("shader `{}` does not build: {error}", dispatch.shader.name)));
-        }
-        #[cfg(target_arch = "wasm32")]
-        drop(outcome);
+        let name = dispatch.shader.name;
+        let built = host::scoped(&self.device, wgpu::ErrorFilter::Validation, || {
+            self.build_pipeline(name, dispatch.entry, text, &writes)
+        });
+        let pipeline = built.map_err(|error| Error::internal(format!("shader `{name}` does not build: {error}")))?;
         let pipeline = Arc::new(pipeline);
         lock(&self.pipelines).insert(key, pipeline.clone());
         Ok(pipeline)
@@ -365,6 +387,16 @@ impl Gpu {
     }
 }
 
+impl Recorded {
+    /// Cuts anew for the measured speed, once it is known.
+    fn calibrate(&mut self) {
+        if let (Some(rate), false) = (self.rate.get(), self.calibrated) {
+            self.submissions = cut(&self.launches, (rate * SUBMISSION_SECONDS) as u64);
+            self.calibrated = true;
+        }
+    }
+}
+
 /// Splits launches into submissions of about `budget` work each.
 fn cut(launches: &[Ready], budget: u64) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
@@ -403,52 +435,4 @@ fn device_fault(summary: &AdapterSummary, fault: &str) -> Error {
         "run `potstill doctor`; a training run continues from its last checkpoint when started again"
     };
     Error::device(format!("{summary}: {fault}"), help)
-}
-
-/// Seconds on a monotonic clock; 0 in a browser, where submissions are not timed.
-fn web_time() -> f64 {
-    #[cfg(target_arch = "wasm32")]
-    return 0.0;
-    #[cfg(not(target_arch = "wasm32"))]
-    {
-        use std::sync::LazyLock;
-        use std::time::Instant;
-        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-        START.elapsed().as_secs_f64()
-    }
-}
-
-/// A one-value channel whose receiver is a future.
-fn oneshot() -> (Sender, Receiver) {
-    let shared = Arc::new(Mutex::new((None, None)));
-    (Sender(shared.clone()), Receiver(shared))
-}
-
-type Shared = Arc<Mutex<(Option<Result<(), String>>, Option<std::task::Waker>)>>;
-struct Sender(Shared);
-struct Receiver(Shared);
-
-impl Sender {
-    fn send(self, value: Result<(), String>) {
-        let mut shared = lock(&self.0);
-        shared.0 = Some(value);
-        if let Some(waker) = shared.1.take() {
-            waker.wake();
-        }
-    }
-}
-
-impl Future for Receiver {
-    type Output = Result<(), String>;
-
-    fn poll(self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        let mut shared = lock(&self.0);
-        match shared.0.take() {
-            Some(value) => std::task::Poll::Ready(value),
-            None => {
-                shared.1 = Some(context.waker().clone());
-                std::task::Poll::Pending
-            }
-        }
-    }
 }

@@ -150,7 +150,34 @@ impl Device {
         }
     }
 
-    /// Reads a slice back as words. The one asynchronous edge: in a browser this is the only thing that waits.
+    /// Copies `from` to `to`, as long and not touching it, in the order of all work.
+    pub fn copy(&self, from: &Slice, to: &Slice) -> Result<()> {
+        if from.bytes != to.bytes {
+            return Err(Error::internal(format!("copying {} bytes into a slice of {}", from.bytes, to.bytes)));
+        }
+        match (self, &from.buffer.memory, &to.buffer.memory) {
+            (Device::Cpu(_), Memory::Cpu(source), Memory::Cpu(target)) => {
+                let words = cpu::read(source, from.offset, from.bytes)?;
+                cpu::write(target, to.offset, bytemuck::cast_slice(&words))
+            }
+            (Device::Gpu(gpu), Memory::Gpu(source), Memory::Gpu(target)) => {
+                gpu.copy([source, target], [from.offset, to.offset], from.bytes)
+            }
+            _ => Err(Error::internal("a buffer of another device")),
+        }
+    }
+
+    /// Waits until little work is queued. Natively submitting waits by itself; in a browser, whoever submits replay
+    /// after replay without reading back must await this between them, or the queue grows without bound.
+    pub async fn catch_up(&self) -> Result<()> {
+        match self {
+            Device::Cpu(_) => Ok(()),
+            Device::Gpu(gpu) => gpu.catch_up().await,
+        }
+    }
+
+    /// Reads a slice back as words. With [`Device::catch_up`] the asynchronous edge: in a browser
+    /// nothing else waits.
     pub async fn read_u32(&self, slice: &Slice) -> Result<Vec<u32>> {
         match (self, &slice.buffer.memory) {
             (Device::Cpu(_), Memory::Cpu(words)) => cpu::read(words, slice.offset, slice.bytes),

@@ -6,10 +6,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+/// The backend of the one adapter that a browser offers.
+const BROWSER: &str = "BrowserWebGpu";
+
 /// What a user may ask for with `--device`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// A discrete GPU, else an integrated one, else the CPU. Never a software rasteriser.
+    /// A discrete GPU, else an integrated one, else the CPU. Never a software rasteriser. A browser does not tell
+    /// which of the two its GPU is.
     #[default]
     Auto,
     /// The CPU.
@@ -93,6 +97,8 @@ impl FromStr for Choice {
 
 impl Choice {
     /// Opens the device. Errors when a GPU was asked for by name and none matches.
+    // In a browser a GPU belongs to the thread that opened it.
+    #[cfg_attr(target_family = "wasm", expect(clippy::arc_with_non_send_sync))]
     pub async fn open(&self) -> Result<Device> {
         let found = if *self == Choice::Cpu { Vec::new() } else { adapters().await };
         match self.pick(&found)? {
@@ -108,7 +114,11 @@ impl Choice {
         };
         match self {
             Choice::Cpu => Ok(None),
-            Choice::Auto => Ok(found.iter().find(|a| matches!(a.kind, Kind::Discrete | Kind::Integrated))),
+            Choice::Auto => Ok(found.iter().find(|a| match a.kind {
+                Kind::Discrete | Kind::Integrated => true,
+                Kind::Other => a.backend == BROWSER,
+                Kind::Software => false,
+            })),
             Choice::Gpu(filter) => {
                 let adapter = found.iter().find(|a| matches(a, filter));
                 adapter.map(Some).ok_or_else(|| {
@@ -143,6 +153,12 @@ mod tests {
         let both = [adapter("card", Kind::Discrete), adapter("llvmpipe", Kind::Software)];
         assert_eq!(Choice::Auto.pick(&both).unwrap().unwrap().name, "card");
         assert!(Choice::Auto.pick(&both[1..]).unwrap().is_none());
+        let virtual_gpu = adapter("virtual", Kind::Other);
+        let in_a_browser = AdapterSummary { backend: BROWSER.into(), ..virtual_gpu.clone() };
+        assert!(Choice::Auto.pick(&[virtual_gpu]).unwrap().is_none());
+        assert!(Choice::Auto.pick(std::slice::from_ref(&in_a_browser)).unwrap().is_some());
+        let swiftshader = AdapterSummary { kind: Kind::Software, ..in_a_browser };
+        assert!(Choice::Auto.pick(&[swiftshader]).unwrap().is_none());
         assert_eq!("gpu:LLVM".parse::<Choice>().unwrap().pick(&both).unwrap().unwrap().name, "llvmpipe");
         let error = "gpu:metal".parse::<Choice>().unwrap().pick(&both).unwrap_err().to_string();
         assert!(error.contains("metal") && error.contains("llvmpipe"), "{error}");

@@ -114,7 +114,7 @@ fn saved_whole(args: &LoraArgs, decoder: &Decoder, names: &[String], problems: &
 
 /// Writes the adapters' first values: A uniform within 1 / sqrt(in) (Kaiming with a = sqrt(5), as PEFT), B zero, the
 /// magnitudes the norms of the weights' rows. The network's parameters are in the store already.
-pub(super) fn initialise(lora: &Lora, store: &Store, seed: u64) -> Result<()> {
+pub async fn initialise(lora: &Lora, store: &Store, seed: u64) -> Result<()> {
     let mut random = SplitMix64::new(seed);
     for (module, [out, inner]) in &lora.modules {
         let names = LoraNames::of(module);
@@ -123,7 +123,7 @@ pub(super) fn initialise(lora: &Lora, store: &Store, seed: u64) -> Result<()> {
         store.write(&names.a, &a)?;
         store.write(&names.b, &vec![0f32; out * lora.rank])?;
         if lora.dora {
-            let weight = pollster::block_on(store.read_f32(&format!("{module}.weight")))?;
+            let weight = store.read_f32(&format!("{module}.weight")).await?;
             let norms: Vec<f32> = weight.chunks(*inner).map(|row| norm(row) as f32).collect();
             store.write(&names.magnitude, &norms)?;
         }
@@ -136,13 +136,13 @@ fn norm(row: &[f32]) -> f64 {
 }
 
 /// Puts the adapters into the weights they adapt: W + s B A, of DoRA with each row scaled to its magnitude.
-pub(super) fn merge(lora: &Lora, store: &Store) -> Result<()> {
+pub async fn merge(lora: &Lora, store: &Store) -> Result<()> {
     for (module, [_, inner]) in &lora.modules {
         let names = LoraNames::of(module);
         let weight = format!("{module}.weight");
-        let read = |name: &str| pollster::block_on(store.read_f32(name));
-        let magnitude = if lora.dora { Some(read(&names.magnitude)?) } else { None };
-        let (mut values, a, b) = (read(&weight)?, read(&names.a)?, read(&names.b)?);
+        let magnitude = if lora.dora { Some(store.read_f32(&names.magnitude).await?) } else { None };
+        let (a, b) = (store.read_f32(&names.a).await?, store.read_f32(&names.b).await?);
+        let mut values = store.read_f32(&weight).await?;
         merge_into(&mut values, *inner, [&a, &b], magnitude.as_deref(), lora.scale);
         store.write(&weight, &values)?;
     }
@@ -165,7 +165,7 @@ fn merge_into(weight: &mut [f32], inner: usize, [a, b]: [&[f32]; 2], magnitude: 
 }
 
 /// Writes what was trained as an adapter that PEFT reads. `base` is the model it belongs to, if that has a name.
-pub(super) fn save(
+pub async fn save(
     folder: &Path,
     args: &LoraArgs,
     trained: &Trained,
@@ -191,19 +191,20 @@ pub(super) fn save(
     let stored = |p: &ParamSpec| if trained.adapts(&p.name) { p.shape } else { decoder.stored_shape(p) };
     let array = |p: &ParamSpec| TensorSpec { name: p.name.clone(), dtype: Dtype::F32, shape: stored(p).to_vec() };
     let arrays: Vec<TensorSpec> = params.iter().map(array).collect();
-    write_adapter(folder, &config, &arrays, |name| {
-        let values = pollster::block_on(store.read_f32(name))?;
+    write_adapter(folder, &config, &arrays, async |name| {
+        let values = store.read_f32(name).await?;
         Ok(match params.iter().find(|p| p.name == name && !trained.adapts(name)) {
             Some(whole) => decoder.stored_values(whole, values),
             None => values,
         })
     })
+    .await
 }
 
 /// Puts a stored adapter into the parameters in `store` (under `prefix`) that it was made for.
 ///
 /// Errors name what does not fit the model, before anything is changed.
-pub(super) fn apply(adapter: &Adapter, decoder: &Decoder, store: &Store, prefix: &str) -> Result<()> {
+pub async fn apply(adapter: &Adapter, decoder: &Decoder, store: &Store, prefix: &str) -> Result<()> {
     let (modules, whole) = adapter.contents()?;
     let params: BTreeMap<String, ParamSpec> = decoder.parameters().into_iter().map(|p| (p.name.clone(), p)).collect();
     let unknown = |name: &str| {
@@ -239,7 +240,7 @@ pub(super) fn apply(adapter: &Adapter, decoder: &Decoder, store: &Store, prefix:
         let read = |name: &str| tensors.read_f32(&Adapter::stored(name));
         let magnitude = if adapter.config.use_dora { Some(read(&names.magnitude)?) } else { None };
         let place = format!("{prefix}{weight}");
-        let mut values = pollster::block_on(store.read_f32(&place))?;
+        let mut values = store.read_f32(&place).await?;
         merge_into(
             &mut values,
             inner,

@@ -1,7 +1,7 @@
 //! What is particular to recording a teacher's hidden states.
 
 use crate::graph::{Graph, Runner, Tensor};
-use crate::losses::{Against, Head, evaluate_head};
+use crate::losses::{Head, evaluate_head};
 use crate::models::{DecoderConfig, Taps};
 use crate::shards::{Record, Records};
 use crate::{Error, Result};
@@ -45,7 +45,7 @@ pub(super) fn outputs(
     [labels, weights]: [Tensor; 2],
     chunk_rows: usize,
 ) -> Result<()> {
-    let measured = evaluate_head(g, hidden, head, labels, weights, Against::Labels, chunk_rows)?;
+    let measured = evaluate_head(g, hidden, head, labels, weights, &[], chunk_rows)?;
     g.output("nll", measured.nll);
     for (i, (_, state)) in states.iter().enumerate() {
         g.output(&state_name(i), *state);

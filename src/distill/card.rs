@@ -17,10 +17,10 @@ pub struct CardData<'a> {
     pub base_models: Vec<String>,
     /// Where the student's first weights come from, in words.
     pub student: Origin,
-    /// The teacher.
-    pub teacher: Option<Origin>,
-    /// The recorded distributions, if they were recorded.
-    pub shards: Option<Origin>,
+    /// The teachers.
+    pub teachers: Vec<Origin>,
+    /// Those of their distributions that were recorded.
+    pub shards: Vec<Origin>,
     /// The texts.
     pub data: Vec<Corpus>,
     /// Models measured on held-out text, in the order of the table.
@@ -61,7 +61,7 @@ pub struct Corpus {
 pub fn markdown(card: &CardData) -> String {
     let mut text = front_matter(card);
     line(&mut text, format_args!("# {}\n", one_line(&card.name)));
-    let how = if card.teacher.is_some() { "distilled" } else { "trained" };
+    let how = if !card.teachers.is_empty() { "distilled" } else { "trained" };
     line(&mut text, format_args!("A causal language model {how} with potstill {}.\n", env!("CARGO_PKG_VERSION")));
     lineage(&mut text, card);
     training(&mut text, card);
@@ -89,7 +89,7 @@ fn front_matter(card: &CardData) -> String {
         card.base_models.iter().for_each(|model| line(&mut text, format_args!("- {}", scalar(model))));
     }
     text.push_str("tags:\n- potstill\n");
-    if card.teacher.is_some() {
+    if !card.teachers.is_empty() {
         text.push_str("- knowledge-distillation\n");
     }
     text.push_str("---\n\n");
@@ -105,7 +105,7 @@ fn lineage(text: &mut String, card: &CardData) {
     let mut origin =
         |what: &str, origin: &Origin| row(what, &origin.name, origin.digest.as_deref().unwrap_or_default());
     origin("Student began as", &card.student);
-    card.teacher.iter().for_each(|teacher| origin("Teacher", teacher));
+    card.teachers.iter().for_each(|teacher| origin("Teacher", teacher));
     card.shards.iter().for_each(|shards| origin("Teacher's records", shards));
     for corpus in &card.data {
         let name = format!("{}, {} tokens", corpus.name, thousands(corpus.tokens));

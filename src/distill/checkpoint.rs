@@ -15,6 +15,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::data::packing::Cursor;
+use crate::digest::hex;
 use crate::formats::{Dtype, TensorSpec, Tensors, read_json, write_json, write_safetensors};
 use crate::{Error, Result};
 
@@ -68,18 +69,18 @@ mod exact {
 /// One process at a time may save to a folder.
 ///
 /// Errors leave the checkpoints there were.
-pub fn save<'a>(
+pub async fn save<'a>(
     folder: &Path,
     state: &State,
     arrays: &'a [TensorSpec],
     keep: usize,
-    fill: impl FnMut(&'a TensorSpec) -> Result<Cow<'a, [f32]>>,
+    fill: impl AsyncFnMut(&'a TensorSpec) -> Result<Cow<'a, [f32]>>,
 ) -> Result<PathBuf> {
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     remove_leftovers(folder)?;
     let path = folder.join(format!("checkpoint-{}", state.step));
     let temporary = folder.join(format!("checkpoint-{}.tmp", state.step));
-    let written = write(&temporary, state, arrays, fill).and_then(|()| replace(folder, &temporary, &path));
+    let written = write(&temporary, state, arrays, fill).await.and_then(|()| replace(folder, &temporary, &path));
     if written.is_err() {
         let _ = fs::remove_dir_all(&temporary);
     }
@@ -91,22 +92,23 @@ pub fn save<'a>(
     Ok(path)
 }
 
-fn write<'a>(
+async fn write<'a>(
     folder: &Path,
     state: &State,
     arrays: &'a [TensorSpec],
-    mut fill: impl FnMut(&'a TensorSpec) -> Result<Cow<'a, [f32]>>,
+    mut fill: impl AsyncFnMut(&'a TensorSpec) -> Result<Cow<'a, [f32]>>,
 ) -> Result<()> {
     if let Some(array) = arrays.iter().find(|array| array.dtype != Dtype::F32) {
         return Err(Error::internal(format!("a checkpoint's array `{}` is not F32", array.name)));
     }
     fs::create_dir(folder).map_err(Error::io("create", folder))?;
     let mut hashes = BTreeMap::new();
-    write_safetensors(&folder.join("arrays.safetensors"), arrays, &BTreeMap::new(), |array| {
-        let values = fill(array)?;
+    write_safetensors(&folder.join("arrays.safetensors"), arrays, &BTreeMap::new(), async |array| {
+        let values = fill(array).await?;
         hashes.insert(&array.name, hash(&values));
         Ok(values)
-    })?;
+    })
+    .await?;
     let mut json =
         serde_json::to_value(State { format: FORMAT, ..state.clone() }).map_err(|e| Error::internal(e.to_string()))?;
     json["arrays"] = serde_json::json!(hashes);
@@ -288,5 +290,5 @@ fn hash(values: &[f32]) -> String {
         bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
         hash.update(&bytes);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }

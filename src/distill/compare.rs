@@ -1,18 +1,14 @@
 //! Finished models side by side: each against the same teacher, exactly, on the same held-out text.
 
 use super::batch::{write_batch, write_weights};
-use super::evaluate::Evaluator;
 use super::fidelity::{Fidelity, Token};
-use super::hidden::HiddenLosses;
 use super::metrics::Evaluation;
-use super::recipe::LossFunction;
-use super::step::{StepSpec, TEACHER, TeacherInput, provide};
-use super::trained::Trained;
+use super::step::{provide, teacher_prefix};
 use crate::data::packing::{Batch, Cursor, IGNORE, Packer};
 use crate::data::tokens::Corpus;
-use crate::device::{Buffer, Device};
+use crate::device::Device;
 use crate::formats::ModelFolder;
-use crate::graph::{DType, Graph, Plan, Runner, Store};
+use crate::graph::{DType, Graph, Plan, Runner, Store, Tensor};
 use crate::losses::{Head, Live, chunk_rows, fidelity_head};
 use crate::models::{self, Decoder, load_parameters};
 use crate::nn::{BatchInputs, Params};
@@ -37,55 +33,27 @@ impl Comparison {
     /// Measures `model` against `teacher` over full distributions: NLL, bits per byte, KL(teacher || model), top-1
     /// agreement. Both models run on `device` at once; with `None` the teacher itself is measured.
     pub fn measure(&self, device: &Device, teacher: &ModelFolder, model: Option<&ModelFolder>) -> Result<Evaluation> {
-        let vocabulary = teacher.tokenizer()?.vocab_size();
-        let mut store = Store::new(device);
-        let theirs = models::from_config(teacher.path(), &teacher.config)?;
-        let (student, input) = match model {
-            None => {
-                self.load(&mut store, &theirs, teacher, "")?;
-                (theirs, TeacherInput::None)
-            }
-            Some(model) => {
-                same_tokenizer(teacher, model)?;
-                let student = models::from_config(model.path(), &model.config)?;
-                self.load(&mut store, &student, model, "")?;
-                self.load(&mut store, &theirs, teacher, TEACHER)?;
-                (student, TeacherInput::Live(Box::new(theirs)))
-            }
-        };
-        let losses = vec![LossFunction::cross_entropy(1.0)];
-        let (batch, context) = (self.batch, self.context);
-        let (trained, teacher, hidden) = (Trained::default(), input, HiddenLosses::default());
-        let recompute = false;
-        let spec = StepSpec { student, trained, teacher, vocabulary, batch, context, recompute, losses, hidden };
-        let text = Packer::new(self.corpus.clone(), self.ranges.clone(), context, batch, None)?;
-        let mut scratch: Vec<Buffer> = Vec::new();
-        let graph = spec.evaluation(device.caps())?;
-        let mut evaluation = Evaluator::new(&graph, text, &mut store, &mut scratch)?.run(&store, None)?;
-        if model.is_none() {
-            (evaluation.kld, evaluation.top1_agreement) = (Some(0.0), Some(1.0));
-        }
-        Ok(evaluation)
+        Ok(self.fidelity(device, teacher, model)?.0)
     }
 
-    /// Measures `model` against `teacher` as [`Comparison::measure`] does, and beyond averages; with `None` the teacher
-    /// itself.
+    /// What [`Comparison::measure`] does, and beyond averages.
     pub fn fidelity(
         &self,
         device: &Device,
         teacher: &ModelFolder,
         model: Option<&ModelFolder>,
     ) -> Result<(Evaluation, Fidelity)> {
-        let model = model.unwrap_or(teacher);
-        same_tokenizer(teacher, model)?;
         let vocabulary = teacher.tokenizer()?.vocab_size();
         let mut store = Store::new(device);
-        let [student, theirs] = [(model, ""), (teacher, TEACHER)].map(|(folder, prefix)| {
+        let mut open = |folder: &ModelFolder, prefix: &str| -> Result<Decoder> {
+            same_tokenizer(teacher, folder)?;
             let decoder = models::from_config(folder.path(), &folder.config)?;
-            self.load(&mut store, &decoder, folder, prefix)?;
-            Ok::<_, Error>(decoder)
-        });
-        let graph = self.side_by_side(&student?, &theirs?, vocabulary, device)?;
+            decoder.allocate(&mut store, prefix, self.context)?;
+            load_parameters(&decoder, &store, prefix, &folder.tensors, None)?;
+            Ok(decoder)
+        };
+        let student = model.map(|model| open(model, STUDENT)).transpose()?;
+        let graph = self.side_by_side(student.as_ref(), &open(teacher, &teacher_prefix(0))?, vocabulary, device)?;
         provide(&mut store, &graph)?;
         let mut runner = Runner::new(Plan::new(&graph)?, &store, &mut Vec::new())?;
         let mut packer = Packer::new(self.corpus.clone(), self.ranges.clone(), self.context, self.batch, None)?;
@@ -101,18 +69,27 @@ impl Comparison {
         rows.finish(bytes)
     }
 
-    /// Both models over one batch, with every row's numbers as outputs.
-    fn side_by_side(&self, student: &Decoder, teacher: &Decoder, vocab: usize, device: &Device) -> Result<Graph> {
+    /// Both models over one batch, with every row's numbers as outputs; without a student the teacher beside itself.
+    fn side_by_side(
+        &self,
+        student: Option<&Decoder>,
+        teacher: &Decoder,
+        vocab: usize,
+        device: &Device,
+    ) -> Result<Graph> {
         let mut g = Graph::new();
         let n = self.batch * self.context;
         let batch = BatchInputs::declare(&mut g, PREFIX, n, self.context, false);
         let labels = g.external(&format!("{PREFIX}.labels"), [n], DType::U32);
         let weights = g.external(&format!("{PREFIX}.weights"), [n], DType::F32);
-        let (own, theirs) = (Params::frozen(""), Params::frozen(TEACHER));
-        let hidden = student.forward(&mut g, &own, &batch, false)?;
-        let head = [student.head_weight(&mut g, &own)];
-        let teacher_hidden = teacher.forward(&mut g, &theirs, &batch, false)?;
-        let teacher_head = [teacher.head_weight(&mut g, &theirs)];
+        let mut run = |decoder: &Decoder, prefix: &str| -> Result<(Tensor, [Tensor; 1])> {
+            let params = Params::frozen(prefix);
+            let hidden = decoder.forward(&mut g, &params, &batch, false)?;
+            Ok((hidden, [decoder.head_weight(&mut g, &params)]))
+        };
+        let (teacher_hidden, teacher_head) = run(teacher, &teacher_prefix(0))?;
+        let (hidden, head) = student.map_or(Ok((teacher_hidden, teacher_head)), |student| run(student, STUDENT))?;
+        let student = student.unwrap_or(teacher);
         let of = |decoder: &Decoder, weight| Head { weight, vocab, softcap: decoder.config.logit_softcap };
         let live = Live { hidden: teacher_hidden, head: of(teacher, &teacher_head) };
         let chunk = chunk_rows(student.config.vocab_size.max(teacher.config.vocab_size), device.caps());
@@ -130,15 +107,12 @@ impl Comparison {
         }
         Ok(g)
     }
-
-    fn load(&self, store: &mut Store, decoder: &Decoder, folder: &ModelFolder, prefix: &str) -> Result<()> {
-        decoder.allocate(store, prefix, self.context)?;
-        load_parameters(decoder, store, prefix, &folder.tensors, None)
-    }
 }
 
 /// The prefix of the batch's tensors.
 const PREFIX: &str = "compare";
+/// The prefix of the student's parameters.
+const STUDENT: &str = "";
 
 /// What has been read back of the rows that count.
 #[derive(Default)]

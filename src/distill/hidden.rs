@@ -17,6 +17,8 @@ use std::path::Path;
 /// What hidden losses can see of a teacher.
 #[derive(Debug, Clone)]
 pub struct TeacherStates {
+    /// Its place in the recipe, from 0.
+    pub number: usize,
     /// Its name, for messages.
     pub place: String,
     /// Blocks.
@@ -31,8 +33,9 @@ pub struct TeacherStates {
 
 impl TeacherStates {
     /// Those of a teacher that runs beside the student.
-    pub fn live(place: &str, config: &DecoderConfig) -> TeacherStates {
+    pub fn live(number: usize, place: &str, config: &DecoderConfig) -> TeacherStates {
         TeacherStates {
+            number,
             place: place.to_owned(),
             layers: config.num_hidden_layers,
             hidden_size: config.hidden_size,
@@ -65,6 +68,8 @@ pub struct HiddenLosses {
     /// Pairs whose student's state goes through a projection first, from width to width.
     projected: BTreeSet<[usize; 2]>,
     widths: [usize; 2],
+    /// The teacher's place in the recipe, which its projections are named by.
+    teacher: usize,
 }
 
 /// One pair's loss as recorded.
@@ -81,7 +86,8 @@ pub struct PairLoss {
 impl HiddenLosses {
     /// Finds what the recipe's hidden losses compare. Every problem is listed in one error.
     pub fn resolve(recipe: &Recipe, student: &DecoderConfig, teacher: &TeacherStates) -> Result<HiddenLosses> {
-        let mut found = HiddenLosses { widths: [student.hidden_size, teacher.hidden_size], ..HiddenLosses::default() };
+        let widths = [student.hidden_size, teacher.hidden_size];
+        let mut found = HiddenLosses { widths, teacher: teacher.number, ..HiddenLosses::default() };
         let (mut problems, mut missing) = (Vec::new(), BTreeSet::new());
         for (loss, hidden) in hidden_losses(&recipe.loss_functions) {
             let name = hidden.kind.name();
@@ -158,11 +164,11 @@ impl HiddenLosses {
     }
 
     /// The projections' parameters, `projection.S-T.weight` [teacher's width, student's width] for the pair of states S
-    /// and T.
+    /// and T; those to a second teacher `projection2.S-T.weight`, and so on.
     pub fn projections(&self) -> Vec<ParamSpec> {
         let [student, teacher] = self.widths;
         let spec = |pair: &[usize; 2]| ParamSpec {
-            name: format!("{}.weight", projection_name(*pair)),
+            name: format!("{}.weight", self.projection_name(*pair)),
             shape: [teacher, student].into(),
         };
         self.projected.iter().map(spec).collect()
@@ -170,8 +176,8 @@ impl HiddenLosses {
 
     /// Writes the projections' first values: Xavier-uniform (Glorot & Bengio 2010), which is what DistillKit takes.
     pub fn initialise(&self, store: &Store, seed: u64) -> Result<()> {
-        // Another stream than a random student's of the same seed.
-        let mut random = SplitMix64::new(seed ^ 0x7072_6f6a_6563_7431);
+        // Another stream than a random student's of the same seed, and than other teachers'.
+        let mut random = SplitMix64::new((seed ^ 0x7072_6f6a_6563_7431).wrapping_add(self.teacher as u64));
         let bound = (6.0 / (self.widths[0] + self.widths[1]) as f64).sqrt();
         for spec in self.projections() {
             let values: Vec<f32> =
@@ -179,6 +185,11 @@ impl HiddenLosses {
             store.write(&spec.name, &values)?;
         }
         Ok(())
+    }
+
+    fn projection_name(&self, [student, teacher]: [usize; 2]) -> String {
+        let number = if self.teacher == 0 { String::new() } else { (self.teacher + 1).to_string() };
+        format!("projection{number}.{student}-{teacher}")
     }
 
     /// Records every loss from the tensors that both models' taps gave. `weights` [N] are 0 for rows that do not count.
@@ -210,7 +221,8 @@ impl HiddenLosses {
                         Some((_, h)) => *h,
                         None => {
                             let trained = Params { prefix: "", trainable: &|_| true, lora: None };
-                            let h = nn::linear(g, &trained, &projection_name(pair), h, self.widths[1], false, None);
+                            let h =
+                                nn::linear(g, &trained, &self.projection_name(pair), h, self.widths[1], false, None);
                             projected.push((pair, h));
                             h
                         }
@@ -229,20 +241,17 @@ impl HiddenLosses {
 }
 
 /// Writes projections beside the student, never into it: `projections.safetensors` in `folder`, if there are any.
-pub(super) fn write_projections(folder: &Path, store: &Store, projections: &[ParamSpec]) -> Result<()> {
+pub async fn write_projections(folder: &Path, store: &Store, projections: &[ParamSpec]) -> Result<()> {
     if projections.is_empty() {
         return Ok(());
     }
     let spec = |p: &ParamSpec| TensorSpec { name: p.name.clone(), dtype: Dtype::F32, shape: p.shape.to_vec() };
     let specs: Vec<TensorSpec> = projections.iter().map(spec).collect();
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    write_safetensors(&folder.join("projections.safetensors"), &specs, &metadata, |spec| {
-        Ok(Cow::Owned(pollster::block_on(store.read_f32(&spec.name))?))
+    write_safetensors(&folder.join("projections.safetensors"), &specs, &metadata, async |spec| {
+        Ok(Cow::Owned(store.read_f32(&spec.name).await?))
     })
-}
-
-fn projection_name([student, teacher]: [usize; 2]) -> String {
-    format!("projection.{student}-{teacher}")
+    .await
 }
 
 fn state(traced: &Traced, index: usize) -> Result<Tensor> {

@@ -4,10 +4,11 @@ use super::card::{self, CardData, Corpus, Origin};
 use super::checkpoint::State;
 use super::memory::binary;
 use super::metrics::{Evaluation, Record};
-use super::recipe::{Recipe, Teacher};
+use super::recipe::{Recipe, TeacherSource};
 use super::report::{self, Facts, ReportData, Sample};
 use super::run::Outcome;
 use super::setup::Setup;
+use super::teacher::digest_name;
 use crate::formats::write_atomically;
 use crate::shards::spec::UNKNOWN_DIGEST;
 use crate::{Error, Result};
@@ -17,8 +18,8 @@ use std::path::Path;
 /// What is known before training.
 pub(super) struct Lineage {
     student: Origin,
-    teacher: Option<Origin>,
-    shards: Option<Origin>,
+    teachers: Vec<Origin>,
+    shards: Vec<Origin>,
     data: Vec<Corpus>,
     license: Option<String>,
     device: String,
@@ -30,15 +31,19 @@ impl Lineage {
     pub fn of(recipe: &Recipe, setup: &Setup) -> Lineage {
         let digest = |name: &str| setup.digests.get(name).cloned();
         let origin = |name: String, digest| Origin { name, digest };
-        let (mut teacher, mut shards) = (None, None);
-        match &recipe.teacher {
-            Some(Teacher::Live { path }) => teacher = Some(origin(path.clone(), digest("teacher"))),
-            Some(Teacher::Shards { path, .. }) => {
-                shards = Some(origin(path.display().to_string(), digest("shards")));
-                let known = |digest: &String| Some(digest.clone()).filter(|digest| digest != UNKNOWN_DIGEST);
-                teacher = setup.recorded_teacher().map(|t| origin(t.name.clone(), known(&t.digest)));
+        let (mut teachers, mut shards) = (Vec::new(), Vec::new());
+        for (number, teacher) in recipe.teachers.iter().enumerate() {
+            match &teacher.source {
+                TeacherSource::Live { path } => {
+                    teachers.push(origin(path.clone(), digest(&digest_name("teacher", number))));
+                }
+                TeacherSource::Shards { path, .. } => {
+                    shards.push(origin(path.display().to_string(), digest(&digest_name("shards", number))));
+                    let known = |digest: &String| Some(digest.clone()).filter(|digest| digest != UNKNOWN_DIGEST);
+                    let recorded = setup.recorded_teacher(number);
+                    teachers.extend(recorded.map(|t| origin(t.name.clone(), known(&t.digest))));
+                }
             }
-            None => {}
         }
         let corpus = |(role, tokens): (&str, usize)| Corpus {
             name: recipe.dataset.train.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "),
@@ -49,7 +54,7 @@ impl Lineage {
         let sides = [("training", setup.training_tokens()), ("held out", setup.held_out_tokens())];
         Lineage {
             student: origin(setup.origin.lineage.clone(), digest("student")),
-            teacher,
+            teachers,
             shards,
             data: sides.into_iter().filter(|(_, tokens)| *tokens > 0).map(corpus).collect(),
             license: setup.origin.license.clone(),
@@ -94,13 +99,13 @@ impl Story<'_> {
     }
 
     fn card(&self) -> CardData<'_> {
-        let Lineage { student, teacher, shards, data, license, device, .. } = self.lineage;
+        let Lineage { student, teachers, shards, data, license, device, .. } = self.lineage;
         CardData {
             name: self.name(),
             license: license.clone(),
             base_models: Vec::new(),
             student: student.clone(),
-            teacher: teacher.clone(),
+            teachers: teachers.clone(),
             shards: shards.clone(),
             data: data.clone(),
             evaluations: self.evaluations(),
@@ -112,10 +117,10 @@ impl Story<'_> {
     }
 
     fn report(&self, records: Vec<Record>, samples: Vec<Sample>) -> Result<ReportData> {
-        let Lineage { student, teacher, shards, data, device, warnings, .. } = self.lineage;
-        let mut origins = vec![("student", Some(student)), ("teacher", teacher.as_ref()), ("shards", shards.as_ref())];
-        let row = |(what, origin): (&str, Option<&Origin>)| Some((what.to_owned(), describe(origin?)));
-        let mut made_of: Vec<(String, String)> = origins.drain(..).filter_map(row).collect();
+        let Lineage { student, teachers, shards, data, device, warnings, .. } = self.lineage;
+        let mut made_of = vec![("student".to_owned(), describe(student))];
+        made_of.extend(teachers.iter().map(|teacher| ("teacher".to_owned(), describe(teacher))));
+        made_of.extend(shards.iter().map(|shards| ("shards".to_owned(), describe(shards))));
         for corpus in data {
             made_of.push((format!("text, {}", corpus.role), format!("{}, {} tokens", corpus.name, corpus.tokens)));
         }

@@ -18,12 +18,17 @@ mod optimiser;
 mod read;
 mod scheduled;
 mod students;
+mod taid;
+mod teachers;
+mod training;
 
 pub use hidden::{Hidden, HiddenKind};
 pub use losses::{Divergence, Function, LossFunction, MissingProbability, loss_names, record_temperatures};
 pub use optimiser::Optim;
 pub use scheduled::{Ramp, Scheduled};
 pub use students::{LoraArgs, Masks, Targets, Unfrozen};
+pub use taid::{Adaptive, Share};
+pub use teachers::{Teacher, TeacherSource};
 
 use std::path::PathBuf;
 
@@ -49,8 +54,8 @@ pub struct Recipe {
     pub sequence_length: usize,
     /// The student.
     pub model: Student,
-    /// The teacher; none means plain training on text.
-    pub teacher: Option<Teacher>,
+    /// `teacher`: one, or a list of several that share the text; none means plain training on text.
+    pub teachers: Vec<Teacher>,
     /// The text.
     pub dataset: Dataset,
     /// Summed by weight. Default: with a teacher `kl` of weight 1 and `cross_entropy` of weight 0.1 (which keeps the
@@ -109,23 +114,6 @@ pub enum Config {
     Inline(Map<String, Value>),
 }
 
-/// Where the teacher's distributions come from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Teacher {
-    /// `kind: shards`: recorded before, by `potstill capture`.
-    Shards {
-        /// The shard set's folder.
-        path: PathBuf,
-        /// Whose head to apply to recorded hidden states, the teacher's: a folder, a GGUF file or a hub id.
-        head: Option<String>,
-    },
-    /// `kind: live` (DistillKit says `hf`): run beside the student.
-    Live {
-        /// A folder, a GGUF file or a hub id.
-        path: String,
-    },
-}
-
 /// The text to train and to measure on; see [`crate::data`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
@@ -144,7 +132,7 @@ pub struct Dataset {
     pub append_eos: bool,
     /// Visit sequences in another order each epoch; default true.
     pub shuffle: bool,
-    /// The field of a JSON line that routes its document among teachers; default none.
+    /// The field of a JSON line that says which teachers its document is for ([`Teacher::routes`]); default none.
     pub route_field: Option<String>,
     /// What becomes of documents longer than `sequence_length`: cut into consecutive pieces, or an error.
     pub long_documents: LongDocuments,
@@ -259,10 +247,10 @@ pub enum SaveDtype {
 impl Recipe {
     /// Whose tokenizer the run uses: a model folder, GGUF file, hub id, or the folder of `model.config`'s file.
     pub fn tokenizer_source(&self) -> Option<PathBuf> {
-        let live = match &self.teacher {
-            Some(Teacher::Live { path }) => Some(PathBuf::from(path)),
-            _ => None,
-        };
+        let live = self.teachers.iter().find_map(|teacher| match &teacher.source {
+            TeacherSource::Live { path } => Some(PathBuf::from(path)),
+            TeacherSource::Shards { .. } => None,
+        });
         match &self.model {
             Student::Pretrained(path) | Student::Adapted { path, .. } | Student::Layers { layers_of: path, .. } => {
                 Some(path.into())

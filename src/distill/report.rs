@@ -7,6 +7,9 @@ use crate::distill::metrics::{Evaluation, Record, Train};
 use crate::distill::svg::{Chart, Series, Style};
 use crate::{Error, Result};
 
+/// The style that all pages share.
+pub(crate) const PAGE_STYLE: &str = include_str!("page.css");
+
 /// Everything on the page. Texts may hold anything; they are escaped.
 #[derive(Clone, Debug, Default)]
 pub struct ReportData {
@@ -62,6 +65,7 @@ pub struct Facts {
 pub fn html(data: &ReportData) -> Result<String> {
     let internal = |error: minijinja::Error| Error::internal(format!("report.html: {error:#}"));
     let mut environment = minijinja::Environment::new();
+    environment.add_template("page.css", PAGE_STYLE).map_err(internal)?;
     // The name's ending turns escaping on.
     environment.add_template("report.html", include_str!("report.html")).map_err(internal)?;
     let template = environment.get_template("report.html").map_err(internal)?;

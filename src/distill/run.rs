@@ -45,10 +45,12 @@ pub enum Event<'a> {
         /// Steps of the run.
         total: u64,
     },
-    /// A step's scalars.
+    /// A step's scalars. They are read back for several steps at once, each of which is then told of in its turn.
     Step {
         /// The scalars.
         report: &'a StepReport,
+        /// Steps done: the newest of those that are told of together.
+        done: u64,
         /// Rows a second since the last report.
         tokens_per_second: f64,
     },
@@ -93,9 +95,13 @@ pub struct Outcome {
 /// Follows a recipe. Where the output folder holds checkpoints of the same recipe it goes on from the latest; other
 /// contents are refused unless `overwrite`.
 pub fn distill(recipe: &Recipe, overwrite: bool, observer: Observer<'_>) -> Result<Outcome> {
+    pollster::block_on(run(recipe, overwrite, observer))
+}
+
+async fn run(recipe: &Recipe, overwrite: bool, observer: Observer<'_>) -> Result<Outcome> {
     let saved = folder::claim(&recipe.output_path, overwrite)?;
     let checkpoints = recipe.output_path.join("checkpoints");
-    let setup = Setup::open(recipe)?;
+    let setup = Setup::open(recipe).await?;
     if let Some(saved) = &saved {
         saved.check(&recipe.canonical(), &setup.digests)?;
     }
@@ -109,13 +115,13 @@ pub fn distill(recipe: &Recipe, overwrite: bool, observer: Observer<'_>) -> Resu
     if observer(planned).is_break() {
         return Err(Error::Cancelled);
     }
-    let mut run = Run::start(recipe, setup, saved)?;
+    let mut run = Run::start(recipe, setup, saved).await?;
     if overwrite && checkpoints.exists() {
         // Only now: a recipe that could not even begin has cost nothing.
         std::fs::remove_dir_all(&checkpoints).map_err(Error::io("remove", &checkpoints))?;
     }
-    run.train(observer).map_err(|error| with_checkpoint(error, &checkpoints))?;
-    run.export()
+    run.train(observer).await.map_err(|error| with_checkpoint(error, &checkpoints))?;
+    run.export().await
 }
 
 /// Says in a training failure which checkpoint is left.
@@ -146,7 +152,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(recipe: &'a Recipe, setup: Setup, saved: Option<Checkpoint>) -> Result<Run<'a>> {
+    async fn start(recipe: &'a Recipe, setup: Setup, saved: Option<Checkpoint>) -> Result<Run<'a>> {
         let folder = recipe.output_path.clone();
         let state = match &saved {
             Some(saved) => saved.state().clone(),
@@ -162,7 +168,7 @@ impl<'a> Run<'a> {
         let lineage = lineage::Lineage::of(recipe, &setup);
         let prompts = setup.prompts(samples::COUNT, samples::PROMPT_TOKENS.min(recipe.sequence_length / 2).max(1));
         let (memory, tokenizer) = (setup.memory, setup.tokenizer.clone());
-        let mut trainer = setup.trainer()?;
+        let mut trainer = setup.trainer().await?;
         if let Some(saved) = &saved {
             trainer.step = state.step;
             trainer.cursor = state.cursor;
@@ -191,39 +197,39 @@ impl<'a> Run<'a> {
     }
 
     /// Does the steps that are left.
-    fn train(&mut self, observer: Observer<'_>) -> Result<()> {
+    async fn train(&mut self, observer: Observer<'_>) -> Result<()> {
         let total = self.trainer.total_steps();
         if observer(Event::Started { step: self.trainer.step, total }).is_break() {
             return Err(Error::Cancelled);
         }
         if self.trainer.step == 0 {
-            self.continuations("before")?;
-            self.evaluate(observer)?;
+            self.continuations("before").await?;
+            self.evaluate(observer).await?;
         } else if self.evaluation_is_due() && !self.is_evaluated()? {
             // Stopped between a step and the measurement that follows it.
-            self.evaluate(observer)?;
+            self.evaluate(observer).await?;
         }
         while self.trainer.step < total {
-            if self.stretch(observer)?.is_break() {
-                self.save(observer)?;
+            if self.stretch(observer).await?.is_break() {
+                self.save(observer).await?;
                 return Err(Error::Cancelled);
             }
             if self.evaluation_is_due() {
-                self.evaluate(observer)?;
+                self.evaluate(observer).await?;
             }
             let step = self.trainer.step;
             if step == total || step.is_multiple_of(self.recipe.training_args.save_steps) {
-                self.save(observer)?;
+                self.save(observer).await?;
             }
         }
         // Everything is on disk: what training needs may go.
         self.trainer.finish()?;
-        self.save_adapter()?;
-        self.continuations("after")
+        self.save_adapter().await?;
+        self.continuations("after").await
     }
 
     /// Writes the adapter, if one was trained, and merges it into the weights.
-    fn save_adapter(&self) -> Result<()> {
+    async fn save_adapter(&self) -> Result<()> {
         let Trainer { trained, store, .. } = &self.trainer;
         let (Some(args), Some(lora)) = (&self.recipe.lora, &trained.lora) else { return Ok(()) };
         let folder = self.folder.join(ADAPTER);
@@ -235,8 +241,8 @@ impl<'a> Run<'a> {
             Student::Pretrained(path) => Some(path.as_str()),
             _ => None,
         };
-        adapter::save(&folder, args, trained, &self.decoder, store, base)?;
-        adapter::merge(lora, store)
+        adapter::save(&folder, args, trained, &self.decoder, store, base).await?;
+        adapter::merge(lora, store).await
     }
 
     fn evaluation_is_due(&self) -> bool {
@@ -251,7 +257,7 @@ impl<'a> Run<'a> {
     }
 
     /// Trains up to the next step at which something is reported, measured or saved.
-    fn stretch(&mut self, observer: Observer<'_>) -> Result<ControlFlow<()>> {
+    async fn stretch(&mut self, observer: Observer<'_>) -> Result<ControlFlow<()>> {
         let args = &self.recipe.training_args;
         let total = self.trainer.total_steps();
         let next = |every: u64| (self.trainer.step / every + 1) * every;
@@ -263,7 +269,7 @@ impl<'a> Run<'a> {
         while self.trainer.step < until {
             counts.push(self.trainer.advance()?);
         }
-        let reports = self.trainer.reports(&counts)?;
+        let reports = self.trainer.reports(&counts).await?;
         let seconds = start.elapsed().as_secs_f64();
         let rows: usize = counts.iter().map(|(_, rows)| rows).sum();
         self.trained = (self.trained.0 + rows, self.trained.1 + seconds);
@@ -272,8 +278,9 @@ impl<'a> Run<'a> {
         let tokens_per_second = rows as f64 / seconds.max(1e-9);
         self.metrics.write(&Record::Train(self.line(&reports, tokens_per_second)))?;
         let mut flow = ControlFlow::Continue(());
+        let done = self.trainer.step;
         for report in &reports {
-            if observer(Event::Step { report, tokens_per_second }).is_break() {
+            if observer(Event::Step { report, done, tokens_per_second }).is_break() {
                 flow = ControlFlow::Break(());
             }
         }
@@ -300,8 +307,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn evaluate(&mut self, observer: Observer<'_>) -> Result<()> {
-        let Some(evaluation) = self.trainer.evaluate()? else { return Ok(()) };
+    async fn evaluate(&mut self, observer: Observer<'_>) -> Result<()> {
+        let Some(evaluation) = self.trainer.evaluate().await? else { return Ok(()) };
         let (step, seconds) = (self.trainer.step, self.state.seconds);
         self.metrics.write(&Record::Eval(Eval { step, evaluation, seconds }))?;
         let best = self.state.best.entry("nll".into()).or_insert(f64::INFINITY);
@@ -311,34 +318,35 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn save(&mut self, observer: Observer<'_>) -> Result<()> {
+    async fn save(&mut self, observer: Observer<'_>) -> Result<()> {
         self.state.step = self.trainer.step;
         self.state.cursor = self.trainer.cursor;
         self.metrics.sync()?;
         let keep = self.recipe.training_args.save_total_limit;
         let store = &self.trainer.store;
-        let fill = |array: &TensorSpec| Ok(Cow::Owned(pollster::block_on(store.read_f32(&array.name))?));
+        let fill = async |array: &TensorSpec| Ok(Cow::Owned(store.read_f32(&array.name).await?));
         let arrays = self.trainer.arrays(&self.decoder);
-        let path = checkpoint::save(&self.folder.join("checkpoints"), &self.state, &arrays, keep, fill)?;
+        let path = checkpoint::save(&self.folder.join("checkpoints"), &self.state, &arrays, keep, fill).await?;
         let _ = observer(Event::Saved { step: self.state.step, path: &path });
         Ok(())
     }
 
     /// Greedy continuations of a few held-out texts, kept beside the metrics for the report.
-    fn continuations(&self, when: &str) -> Result<()> {
+    async fn continuations(&self, when: &str) -> Result<()> {
         let context = self.recipe.sequence_length;
-        let samples = samples::write(&self.decoder, &self.trainer.store, &self.tokenizer, &self.prompts, context)?;
+        let samples =
+            samples::write(&self.decoder, &self.trainer.store, &self.tokenizer, &self.prompts, context).await?;
         samples::save(&self.folder, when, &samples)
     }
 
-    fn export(self) -> Result<Outcome> {
+    async fn export(self) -> Result<Outcome> {
         let dtype = self.recipe.training_args.save_dtype;
         let tokenizer = Some(&self.tokenizer);
         let store = &self.trainer.store;
         if self.recipe.lora.as_ref().is_none_or(|lora| lora.save_merged) {
-            write_folder(&self.folder, &self.decoder, store, "", tokenizer, &self.generation_config, dtype)?;
+            write_folder(&self.folder, &self.decoder, store, "", tokenizer, &self.generation_config, dtype).await?;
         }
-        hidden::write_projections(&self.folder, store, &self.trainer.trained.projections)?;
+        hidden::write_projections(&self.folder, store, &self.trainer.trained.projections).await?;
         let records = metrics::read(&self.folder.join("metrics.jsonl"))?;
         let evaluations: Vec<&Eval> = records
             .iter()

@@ -28,7 +28,7 @@ pub struct Continued {
 }
 
 /// Continues each prompt with the parameters in `store`, in contexts of at most `context` tokens.
-pub fn write(
+pub async fn write(
     decoder: &Decoder,
     store: &Store,
     tokenizer: &Tokenizer,
@@ -44,15 +44,16 @@ pub fn write(
     let mut generator = Generator::over(decoder.clone(), own, context, tokenizer.vocab_size())?;
     let sampling =
         Sampling { max_tokens: NEW_TOKENS, stop: tokenizer.eos_id().into_iter().collect(), ..Sampling::default() };
-    let continued = |prompt: &Vec<u32>| {
-        let new = generator.generate(prompt, &sampling, &mut |_| ControlFlow::Continue(()))?;
+    let mut samples = Vec::new();
+    for prompt in prompts {
+        let new = generator.generate(prompt, &sampling, &mut |_| ControlFlow::Continue(())).await?;
         let whole = tokenizer.decode(&[&prompt[..], &new].concat(), true)?;
         let prompt = tokenizer.decode(prompt, true)?;
         let continuation = whole.strip_prefix(&prompt).map(str::to_owned);
         let continuation = continuation.map_or_else(|| tokenizer.decode(&new, true), Ok)?;
-        Ok(Continued { prompt, continuation })
-    };
-    prompts.iter().map(continued).collect()
+        samples.push(Continued { prompt, continuation });
+    }
+    Ok(samples)
 }
 
 /// Keeps samples in the run's folder; `when` is `before` or `after`.

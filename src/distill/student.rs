@@ -87,14 +87,17 @@ impl Origin {
     }
 
     /// Writes the first weights into `store` under `prefix`, where [`Decoder::allocate`] made room.
-    pub fn load(&self, store: &Store, prefix: &str) -> Result<()> {
+    pub async fn load(&self, store: &Store, prefix: &str) -> Result<()> {
         match &self.weights {
             Weights::Folder(folder, map) => {
                 load_parameters(&self.decoder, store, prefix, &folder.tensors, map.as_ref())?
             }
             Weights::Random(seed) => random_parameters(&self.decoder, store, prefix, *seed)?,
         }
-        self.adapter.as_ref().map_or(Ok(()), |adapter| adapter::apply(adapter, &self.decoder, store, prefix))
+        match &self.adapter {
+            Some(adapter) => adapter::apply(adapter, &self.decoder, store, prefix).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -113,7 +116,7 @@ pub fn open_model(name: &str) -> Result<ModelFolder> {
 
 /// Writes a student as a Hugging Face folder: safetensors, config, tokenizer, generation config. `claimed` folders
 /// only: the caller has made sure that nothing else is overwritten.
-pub fn write_folder(
+pub async fn write_folder(
     folder: &Path,
     decoder: &Decoder,
     store: &Store,
@@ -133,13 +136,14 @@ pub fn write_folder(
     let stored = |p: ParamSpec| TensorSpec { dtype, shape: decoder.stored_shape(&p).to_vec(), name: p.name };
     let specs: Vec<TensorSpec> = decoder.parameters().into_iter().map(stored).collect();
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    write_safetensors(&folder.join("model.safetensors"), &specs, &metadata, |spec| {
-        let values = pollster::block_on(store.read_f32(&format!("{prefix}{}", spec.name)))?;
+    write_safetensors(&folder.join("model.safetensors"), &specs, &metadata, async |spec| {
+        let values = store.read_f32(&format!("{prefix}{}", spec.name)).await?;
         Ok(Cow::Owned(match parameters.get(&spec.name) {
             Some(parameter) => decoder.stored_values(parameter, values),
             None => values,
         }))
-    })?;
+    })
+    .await?;
     let mut config = decoder.config.source.clone();
     config["torch_dtype"] = torch_name.into();
     config["architectures"] = serde_json::json!([decoder.config.architecture]);

@@ -174,7 +174,7 @@ impl Chart {
     }
 }
 
-fn put(svg: &mut String, piece: std::fmt::Arguments) {
+pub(crate) fn put(svg: &mut String, piece: std::fmt::Arguments) {
     // Writing to a String cannot fail.
     let _ = svg.write_fmt(piece);
 }
@@ -200,14 +200,14 @@ fn bounds(values: impl Iterator<Item = f64>, margin: f64) -> (f64, f64) {
 }
 
 /// 1, 2 or 5 times a power of ten, so that about `count` steps span the range.
-fn nice_step((low, high): (f64, f64), count: f64) -> f64 {
+pub(crate) fn nice_step((low, high): (f64, f64), count: f64) -> f64 {
     let rough = (high - low) / count;
     let power = 10f64.powf(rough.log10().floor());
     let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= rough * 0.999).unwrap_or(10.0);
     factor * power
 }
 
-fn ticks((low, high): (f64, f64), step: f64) -> impl Iterator<Item = f64> {
+pub(crate) fn ticks((low, high): (f64, f64), step: f64) -> impl Iterator<Item = f64> {
     let first = (low / step - 1e-9).ceil();
     let count = ((high / step + 1e-9).floor() - first).clamp(-1.0, 50.0) as i64;
     (0..=count).map(move |i| (first + i as f64) * step)
@@ -236,7 +236,7 @@ fn moving_average(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 /// A number with so many significant digits: `3.142`, `12,346`, `5e-4`.
-fn significant(value: f64, digits: i32) -> String {
+pub(crate) fn significant(value: f64, digits: i32) -> String {
     let size = value.abs();
     if value == 0.0 {
         return "0".to_string();
@@ -274,7 +274,7 @@ fn minus(text: String) -> String {
 }
 
 /// Text for SVG and HTML.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

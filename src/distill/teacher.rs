@@ -1,8 +1,8 @@
 //! Opens the teacher that a recipe names: a model to run, recorded rows, or recorded hidden states with a model's head.
 
 use super::hidden::{HiddenLosses, TeacherStates, hidden_losses};
-use super::recipe::{Function, Recipe, Teacher, record_temperatures};
-use super::step::{TEACHER, TeacherInput};
+use super::recipe::{Function, Recipe, TeacherSource, record_temperatures};
+use super::step::{TeacherInput, teacher_prefix};
 use super::student::open_model;
 use super::teacher_rows::{TeacherRows, stored_states};
 use crate::formats::{ModelFolder, Tokenizer};
@@ -29,63 +29,145 @@ impl Recorded {
     }
 }
 
+/// A teacher as its headers describe it, before any work.
+pub(super) enum Found {
+    /// A model to run.
+    Model(ModelFolder, Box<Decoder>),
+    /// What was recorded of one.
+    Set(Reader),
+}
+
 /// A teacher that is open but not on a device.
-#[derive(Default)]
 pub(super) struct OpenTeacher {
+    /// Its place in the recipe, from 0.
+    number: usize,
     /// A model: to run, or whose head to take.
-    pub model: Option<(ModelFolder, Decoder)>,
+    model: Option<(ModelFolder, Decoder)>,
     /// Recorded rows.
     pub records: Recorded,
 }
 
-impl OpenTeacher {
-    /// Opens and checks what the recipe's teacher names; adds what it is made of to `digests`.
-    pub fn open(recipe: &Recipe, tokenizer: &Tokenizer, digests: &mut BTreeMap<String, String>) -> Result<OpenTeacher> {
-        match &recipe.teacher {
-            None => Ok(OpenTeacher::default()),
-            Some(Teacher::Live { path }) => {
-                let (folder, decoder) = open_decoder(path, tokenizer)?;
-                digests.insert("teacher".into(), folder.digest());
-                Ok(OpenTeacher { model: Some((folder, decoder)), records: Recorded::default() })
+/// The name of what a run is made of, of teacher `number`.
+pub(super) fn digest_name(what: &str, number: usize) -> String {
+    if number == 0 { what.to_owned() } else { format!("{what}{}", number + 1) }
+}
+
+impl Found {
+    /// Opens the headers of every teacher. Every problem is listed in one error.
+    pub fn all(recipe: &Recipe) -> Result<Vec<Found>> {
+        let mut wrong = Vec::new();
+        let found = (0..recipe.teachers.len()).map(|number| Found::open(recipe, number));
+        let found = found.filter_map(|found| found.map_err(|error| wrong.push(error)).ok()).collect();
+        Error::all(wrong)?;
+        Ok(found)
+    }
+
+    fn open(recipe: &Recipe, number: usize) -> Result<Found> {
+        match &recipe.teachers[number].source {
+            TeacherSource::Live { path } => {
+                let folder = open_model(path)?;
+                let decoder = models::from_config(folder.path(), &folder.config)?;
+                Ok(Found::Model(folder, Box::new(decoder)))
             }
-            Some(Teacher::Shards { path, head }) => {
-                let corpus = digests["corpus"].clone();
-                let records = open_records(recipe, path, tokenizer, &corpus)?;
-                let mut model = None;
-                if let Some(records) = records.any() {
-                    digests.insert("shards".into(), records.reader().manifest().digest()?);
-                    if let Some(name) = head {
-                        model = Some(open_head(name, path, records.reader().spec(), tokenizer)?);
-                    }
-                }
-                Ok(OpenTeacher { model, records })
+            TeacherSource::Shards { path, head } => {
+                let reader = Reader::open(path)?;
+                check_head(recipe, number, &reader, head.as_deref())?;
+                Ok(Found::Set(reader))
             }
         }
     }
 
+    /// What the recipe's hidden losses compare of it.
+    fn hidden(&self, recipe: &Recipe, number: usize, student: &DecoderConfig) -> Result<HiddenLosses> {
+        let Some((_, hidden)) = hidden_losses(&recipe.loss_functions).next() else {
+            return Ok(HiddenLosses::default());
+        };
+        let states = match (self, &recipe.teachers[number].source) {
+            (Found::Model(_, decoder), TeacherSource::Live { path }) => {
+                TeacherStates::live(number, path, &decoder.config)
+            }
+            (Found::Set(reader), _) => {
+                let Some((hidden_size, stored)) = stored_states(&reader.spec().record) else {
+                    return Error::file(reader.dir())
+                        .field("records")
+                        .expected(format!("hidden states, which {} compares", hidden.kind.name()))
+                        .found(reader.spec().record.rows_name())
+                        .help(
+                            "capture with `--kind hidden` and the `--layers` that the map names, or use a live teacher",
+                        )
+                        .err();
+                };
+                let layers = stored.last().copied().unwrap_or(0);
+                let place = reader.dir().display().to_string();
+                TeacherStates { number, place, layers, hidden_size, stored: Some(stored), channels: None }
+            }
+            (Found::Model(..), TeacherSource::Shards { .. }) => {
+                return Err(Error::internal("a model in place of shards"));
+            }
+        };
+        HiddenLosses::resolve(recipe, student, &states)
+    }
+
+    /// Opens the rest and checks that it belongs to the student's tokenizer and text; adds what it is made of to
+    /// `digests`.
+    pub fn finish(
+        self,
+        recipe: &Recipe,
+        number: usize,
+        tokenizer: &Tokenizer,
+        digests: &mut BTreeMap<String, String>,
+    ) -> Result<OpenTeacher> {
+        match (self, &recipe.teachers[number].source) {
+            (Found::Model(folder, decoder), TeacherSource::Live { path }) => {
+                check_tokenizer(&folder, &decoder, path, tokenizer)?;
+                digests.insert(digest_name("teacher", number), folder.digest());
+                Ok(OpenTeacher { number, model: Some((folder, *decoder)), records: Recorded::default() })
+            }
+            (Found::Set(reader), TeacherSource::Shards { path, head }) => {
+                let corpus = digests["corpus"].clone();
+                let records = open_records(recipe, path, tokenizer, &corpus)?;
+                digests.insert(digest_name("shards", number), reader.manifest().digest()?);
+                let open = |name: &String| open_head(name, path, reader.spec(), tokenizer);
+                Ok(OpenTeacher { number, model: head.as_ref().map(open).transpose()?, records })
+            }
+            _ => Err(Error::internal("a teacher of another kind than the recipe's")),
+        }
+    }
+}
+
+/// What the recipe's hidden losses compare of each teacher, from headers alone. Every problem is listed in one error.
+pub(super) fn resolve_hidden(recipe: &Recipe, found: &[Found], student: &DecoderConfig) -> Result<Vec<HiddenLosses>> {
+    let mut wrong = Vec::new();
+    let resolved = found.iter().enumerate().map(|(number, teacher)| teacher.hidden(recipe, number, student));
+    let resolved = resolved.filter_map(|hidden| hidden.map_err(|error| wrong.push(error)).ok()).collect();
+    Error::all(wrong)?;
+    Ok(resolved)
+}
+
+impl OpenTeacher {
     /// The teacher as graphs see it.
-    pub fn input(&self) -> TeacherInput {
+    pub fn input(&self) -> Result<TeacherInput> {
         let decoder = self.model.as_ref().map(|(_, decoder)| Box::new(decoder.clone()));
         match (self.records.any(), decoder) {
-            (None, None) => TeacherInput::None,
-            (None, Some(decoder)) => TeacherInput::Live(decoder),
-            (Some(records), head) => match records.states() {
+            (None, None) => Err(Error::internal("a teacher of nothing")),
+            (None, Some(decoder)) => Ok(TeacherInput::Live(decoder)),
+            (Some(records), head) => Ok(match records.states() {
                 Some((hidden_size, indices)) => TeacherInput::States { hidden_size, indices, head },
                 None => TeacherInput::Sparse { entries: records.entries(), sampled: records.sampled() },
-            },
+            }),
         }
     }
 
     /// Puts what `graph` wants of the model into `store`: all of it if it runs, else its head alone.
     pub fn load(&self, store: &mut Store, graph: &Graph, context: usize) -> Result<()> {
         let Some((folder, decoder)) = &self.model else { return Ok(()) };
+        let prefix = teacher_prefix(self.number);
         if self.records.any().is_none() {
-            decoder.allocate(store, TEACHER, context)?;
-            return load_parameters(decoder, store, TEACHER, &folder.tensors, None);
+            decoder.allocate(store, &prefix, context)?;
+            return load_parameters(decoder, store, &prefix, &folder.tensors, None);
         }
-        let wanted: Vec<_> = graph.externals().filter(|(name, _)| name.starts_with(TEACHER)).collect();
-        for (name, tensor) in wanted {
-            let source = &name[TEACHER.len()..];
+        for (name, tensor) in graph.externals() {
+            let Some(source) = name.strip_prefix(&prefix) else { continue };
             folder.tensors.expect_shape(source, &tensor.shape)?;
             store.add(name, tensor.shape, DType::F32)?;
             store.write(name, &folder.tensors.read_f32(source)?)?;
@@ -119,49 +201,14 @@ fn open_records(recipe: &Recipe, path: &Path, tokenizer: &Tokenizer, corpus: &st
     Ok(recorded)
 }
 
-/// What the recipe's hidden losses compare, from the headers of student and teacher alone: before any work.
-pub(super) fn resolve_hidden(recipe: &Recipe, student: &DecoderConfig) -> Result<HiddenLosses> {
-    let Some((_, hidden)) = hidden_losses(&recipe.loss_functions).next() else {
-        check_head(recipe)?;
-        return Ok(HiddenLosses::default());
-    };
-    let states = match &recipe.teacher {
-        Some(Teacher::Live { path }) => {
-            let folder = open_model(path)?;
-            TeacherStates::live(path, &models::from_config(folder.path(), &folder.config)?.config)
-        }
-        Some(Teacher::Shards { path, .. }) => {
-            check_head(recipe)?;
-            let reader = Reader::open(path)?;
-            let Some((hidden_size, stored)) = stored_states(&reader.spec().record) else {
-                let name = hidden.kind.name();
-                return Error::file(path)
-                    .field("records")
-                    .expected(format!("hidden states, which {name} compares"))
-                    .found(reader.spec().record.rows_name())
-                    .help("capture with `--kind hidden` and the `--layers` that the map names, or use a live teacher")
-                    .err();
-            };
-            let layers = stored.last().copied().unwrap_or(0);
-            let place = path.display().to_string();
-            TeacherStates { place, layers, hidden_size, stored: Some(stored), channels: None }
-        }
-        // The recipe's own check has refused it.
-        None => return Err(Error::internal("a hidden loss without a teacher")),
-    };
-    HiddenLosses::resolve(recipe, student, &states)
-}
-
 /// Refuses recorded states without a head where a loss wants distributions, and a head where nothing is to be read by
 /// it.
-fn check_head(recipe: &Recipe) -> Result<()> {
-    let Some(Teacher::Shards { path, head }) = &recipe.teacher else { return Ok(()) };
-    let reader = Reader::open(path)?;
+fn check_head(recipe: &Recipe, number: usize, reader: &Reader, head: Option<&str>) -> Result<()> {
     let states = stored_states(&reader.spec().record).is_some();
     let wants = |loss: &Function| loss.needs_teacher() && !matches!(loss, Function::Hidden(_));
     let distribution = recipe.loss_functions.iter().find(|loss| wants(&loss.function));
-    let complaint =
-        |expected: String, found: &str| Error::at("the recipe's `teacher.head`").expected(expected).found(found);
+    let key = format!("the recipe's `{}.head`", recipe.teacher_key(number));
+    let complaint = |expected: String, found: &str| Error::at(&key).expected(expected).found(found);
     match (states, head, distribution) {
         (true, None, Some(loss)) => {
             let name = &reader.spec().teacher.name;
@@ -172,21 +219,19 @@ fn check_head(recipe: &Recipe) -> Result<()> {
             complaint(expected, "nothing").help(format!("name the captured teacher, {name}")).err()
         }
         (false, Some(_), _) => {
-            let found = format!("{} in {}", reader.spec().record.rows_name(), path.display());
+            let found = format!("{} in {}", reader.spec().record.rows_name(), reader.dir().display());
             complaint("no such key but with recorded hidden states".into(), &found).help("remove the key").err()
         }
         _ => Ok(()),
     }
 }
 
-/// A model with the student's tokenizer.
-fn open_decoder(path: &str, tokenizer: &Tokenizer) -> Result<(ModelFolder, Decoder)> {
-    let folder = open_model(path)?;
-    let decoder = models::from_config(folder.path(), &folder.config)?;
-    check_vocabulary(tokenizer, &decoder, &format!("the teacher, `{path}`"))?;
+/// Refuses a teacher that does not have the student's tokenizer.
+fn check_tokenizer(folder: &ModelFolder, decoder: &Decoder, path: &str, tokenizer: &Tokenizer) -> Result<()> {
+    check_vocabulary(tokenizer, decoder, &format!("the teacher, `{path}`"))?;
     let theirs = folder.tokenizer()?;
     if theirs.digest() == tokenizer.digest() {
-        return Ok((folder, decoder));
+        return Ok(());
     }
     let words = |t: &Tokenizer| format!("{} tokens, digest {}", t.vocab_size(), t.digest());
     Error::at(format!("the teacher, `{path}`"))
@@ -199,7 +244,9 @@ fn open_decoder(path: &str, tokenizer: &Tokenizer) -> Result<(ModelFolder, Decod
 
 /// The model whose head is to be applied to the states in `shards`: the one they were captured from.
 fn open_head(name: &str, shards: &Path, spec: &SetSpec, tokenizer: &Tokenizer) -> Result<(ModelFolder, Decoder)> {
-    let (folder, decoder) = open_decoder(name, tokenizer)?;
+    let folder = open_model(name)?;
+    let decoder = models::from_config(folder.path(), &folder.config)?;
+    check_tokenizer(&folder, &decoder, name, tokenizer)?;
     let digest = folder.digest();
     if digest == spec.teacher.digest {
         return Ok((folder, decoder));

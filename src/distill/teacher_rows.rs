@@ -1,7 +1,7 @@
 //! A shard set as a trainer reads it: batch after batch, aligned by global token position.
 
 use super::recipe::MissingProbability;
-use crate::data::packing::{Batch, IGNORE, PADDING};
+use crate::data::packing::{Batch, PADDING};
 use crate::formats::Tokenizer;
 use crate::graph::Store;
 use crate::shards::rows::{Records, VALID};
@@ -208,12 +208,10 @@ pub fn stored_states(record: &Record) -> Option<(usize, Vec<usize>)> {
 }
 
 impl RowTensors {
-    /// Rows of the batch that count and whose likeliest recorded token is `best` `[N]`.
-    pub fn agreeing(&self, best: &[u32], batch: &Batch) -> usize {
+    /// Each row's likeliest recorded token, `u32::MAX` where there is none.
+    pub fn likeliest(&self) -> impl Iterator<Item = u32> {
         let entries = self.ids.len() / self.tail.len().max(1);
-        let first = self.ids.chunks(entries.max(1)).map(|ids| ids[0]);
-        let counts = batch.labels.iter().map(|&label| label != IGNORE);
-        first.zip(best).zip(counts).filter(|((first, best), counts)| *counts && first == *best).count()
+        self.ids.chunks(entries.max(1)).map(|ids| ids[0])
     }
 
     /// Writes the records to the externals `PREFIX.ids`, `.log_probs` and `.tail`, or hidden states to `.state.I`

@@ -5,8 +5,9 @@ use super::evaluate::Evaluator;
 use super::metrics::Evaluation;
 use super::recipe::{LossFunction, Recipe};
 use super::step::{METRICS, provide};
-use super::teacher_rows::TeacherRows;
-use super::terms::{records_prefix, scheduled_values, write_scheduled};
+use super::taid::AdaptiveTaid;
+use super::teaching::Teaching;
+use super::terms::{scheduled_values, write_scheduled};
 use super::trained::Trained;
 use crate::data::packing::{Batch, Cursor, Packer};
 use crate::device::Buffer;
@@ -46,9 +47,9 @@ pub struct Trainer {
     /// What of the student is trained.
     pub trained: Trained,
     optimiser: Optimiser,
+    taid: Option<AdaptiveTaid>,
     evaluator: Option<Evaluator>,
-    records: Vec<TeacherRows>,
-    eval_records: Option<TeacherRows>,
+    teaching: Teaching,
     packer: Packer,
     /// Where the next batch comes from.
     pub cursor: Cursor,
@@ -59,7 +60,7 @@ pub struct Trainer {
 
 /// What a [`Trainer`] is made of; the parts outlive no one else.
 pub struct Parts {
-    /// With the student's parameters (and a live teacher's) allocated and loaded.
+    /// With the student's parameters (and live teachers') allocated and loaded.
     pub store: Store,
     /// What of the student is trained.
     pub trained: Trained,
@@ -67,10 +68,8 @@ pub struct Parts {
     pub optimiser: Optimiser,
     /// Held-out measurement.
     pub evaluator: Option<Evaluator>,
-    /// Teacher records at each of the losses' temperatures ([`super::recipe::record_temperatures`]).
-    pub records: Vec<TeacherRows>,
-    /// Teacher records at temperature 1, for the measurement.
-    pub eval_records: Option<TeacherRows>,
+    /// The teachers' records at each of the losses' temperatures ([`super::recipe::record_temperatures`]).
+    pub teaching: Teaching,
     /// The training text.
     pub packer: Packer,
 }
@@ -80,9 +79,10 @@ impl Trainer {
     pub fn new(recipe: Recipe, graph: &Graph, mut parts: Parts, scratch: &mut Vec<Buffer>) -> Result<Trainer> {
         provide(&mut parts.store, graph)?;
         let micro = Runner::new(Plan::new(graph)?, &parts.store, scratch)?;
+        let taid = AdaptiveTaid::new(&recipe.loss_functions, &mut parts.store)?;
         let per_epoch = parts.packer.batches().div_ceil(recipe.training_args.gradient_accumulation_steps as u64);
         let total_steps = recipe.training_args.total_steps(per_epoch);
-        let Parts { store, trained, optimiser, evaluator, records, eval_records, packer } = parts;
+        let Parts { store, trained, optimiser, evaluator, teaching, packer } = parts;
         let cursor = Cursor::default();
         Ok(Trainer {
             store,
@@ -90,9 +90,9 @@ impl Trainer {
             micro,
             trained,
             optimiser,
+            taid,
             evaluator,
-            records,
-            eval_records,
+            teaching,
             packer,
             cursor,
             step: 0,
@@ -129,13 +129,14 @@ impl Trainer {
         for batch in &batches {
             write_training_batch(&self.store, "train", batch)?;
             write_weights(&self.store, "train", batch, weight)?;
-            for (index, records) in self.records.iter().enumerate() {
-                records.read(batch)?.write(&self.store, &records_prefix("train", index))?;
-            }
+            self.teaching.write(&self.store, "train", batch, weight)?;
             self.micro.run()?;
         }
         let schedule = self.recipe.training_args.schedule(self.total_steps);
         self.optimiser.update(&self.store, self.step + 1, schedule.learning_rate(self.step))?;
+        if let Some(taid) = &mut self.taid {
+            taid.advance(&self.store, self.step, self.total_steps)?;
+        }
         self.step += 1;
         let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
         Ok((valid, tokens))
@@ -144,16 +145,20 @@ impl Trainer {
     /// Reads the scalars of the steps since the last report, at most [`RING`] of them, and clears them. `counts` are
     /// what [`Trainer::advance`] returned for each. An error if one is not finite: the update of such a step was
     /// skipped on the device, so the parameters are those of the last good step.
-    pub fn reports(&mut self, counts: &[(usize, usize)]) -> Result<Vec<StepReport>> {
+    pub async fn reports(&mut self, counts: &[(usize, usize)]) -> Result<Vec<StepReport>> {
         let losses = &self.recipe.loss_functions;
         let mut rows = Vec::new();
         for i in 0..losses.len() {
             let name = format!("{METRICS}.{i}");
-            rows.push(pollster::block_on(self.store.read_f32(&name))?);
+            rows.push(self.store.read_f32(&name).await?);
             self.store.write(&name, &[0f32; RING])?;
         }
-        let norms = pollster::block_on(self.store.read_f32(NORMS))?;
+        let norms = self.store.read_f32(NORMS).await?;
         self.store.write(NORMS, &[0f32; RING])?;
+        let adaptive = match &self.taid {
+            Some(taid) => taid.history(&self.store).await?,
+            None => Vec::new(),
+        };
         let schedule = self.recipe.training_args.schedule(self.total_steps);
         let first = self.step - counts.len() as u64;
         let mut reports = Vec::new();
@@ -163,12 +168,14 @@ impl Trainer {
             let values: Vec<f64> = rows.iter().map(|row| f64::from(row[slot])).collect();
             let weight = |loss: &LossFunction| loss.weight.at(step, self.total_steps);
             let loss = values.iter().zip(losses).map(|(value, loss)| value * weight(loss)).sum();
+            let mut scheduled = scheduled_values(losses, step, self.total_steps);
+            scheduled.extend(adaptive.iter().map(|(name, ring)| (name.clone(), f64::from(ring[slot]))));
             let report = StepReport {
                 step: step + 1,
                 learning_rate: schedule.learning_rate(step),
                 loss,
                 losses: values,
-                scheduled: scheduled_values(losses, step, self.total_steps),
+                scheduled,
                 grad_norm: f64::from(norms[slot]),
                 valid_tokens,
                 tokens,
@@ -180,10 +187,10 @@ impl Trainer {
     }
 
     /// Measures on the held-out text, if there is any: the weights' average, where one is kept.
-    pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
+    pub async fn evaluate(&mut self) -> Result<Option<Evaluation>> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
         self.optimiser.exchange_average(&self.store)?;
-        let measured = evaluator.run(&self.store, self.eval_records.as_ref());
+        let measured = evaluator.run(&self.store).await;
         self.optimiser.exchange_average(&self.store)?;
         measured.map(Some)
     }
@@ -192,7 +199,8 @@ impl Trainer {
     pub fn arrays(&self, decoder: &Decoder) -> Vec<TensorSpec> {
         let params = self.trained.parameters(decoder).into_iter().map(|p| (p.name, p.shape));
         let array = |(name, shape): (String, Shape)| TensorSpec { name, dtype: Dtype::F32, shape: shape.to_vec() };
-        params.chain(self.optimiser.state().iter().cloned()).map(array).collect()
+        let taid = self.taid.iter().flat_map(AdaptiveTaid::state);
+        params.chain(self.optimiser.state().iter().cloned()).chain(taid).map(array).collect()
     }
 
     /// Turns the training's parameters into those of the student that is saved: the average takes their place, where

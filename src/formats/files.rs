@@ -77,29 +77,57 @@ pub fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_atomically(path, |file| file.write_all(&text).map_err(Error::io("write", path)))
 }
 
-/// Replaces the file at `path` by what `fill` writes: into a temporary neighbour first, synced, then renamed, so that
-/// a killed process leaves the old file or the new one. After an error the temporary file is gone and `path`
-/// untouched.
-pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    let name = path.file_name().ok_or_else(|| Error::file(path).expected("a file name").error())?;
-    let mut temporary = name.to_os_string();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    let written = write_and_sync(&temporary, fill)
-        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io("rename into place", path)));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written?;
-    sync_directory(path.parent().unwrap_or(Path::new("")))
+/// Writes `text`, atomically.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
+    write_atomically(path, |file| file.write_all(text.as_bytes()).map_err(Error::io("write", path)))
 }
 
-fn write_and_sync(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    let file = File::create(path).map_err(Error::io("create", path))?;
-    let mut writer = BufWriter::with_capacity(1 << 20, file);
-    fill(&mut writer)?;
-    let file = writer.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
-    file.sync_all().map_err(Error::io("sync", path))
+/// Replaces the file at `path` by what `fill` writes; see [`AtomicFile`].
+pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    fill(&mut file.writer)?;
+    file.finish()
+}
+
+/// A file that replaces the one at its path once it is whole: written as a temporary neighbour, synced, then renamed,
+/// so that a killed process leaves the old file or the new one. Dropped before [`AtomicFile::finish`], it leaves `path`
+/// untouched and nothing else.
+pub struct AtomicFile {
+    path: PathBuf,
+    temporary: PathBuf,
+    /// Where its bytes go.
+    pub writer: BufWriter<File>,
+    finished: bool,
+}
+
+impl AtomicFile {
+    /// Begins a file for `path`.
+    pub fn create(path: &Path) -> Result<AtomicFile> {
+        let name = path.file_name().ok_or_else(|| Error::file(path).expected("a file name").error())?;
+        let mut temporary = name.to_os_string();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = path.with_file_name(temporary);
+        let file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
+        let writer = BufWriter::with_capacity(1 << 20, file);
+        Ok(AtomicFile { path: path.to_owned(), temporary, writer, finished: false })
+    }
+
+    /// Puts the file in its place.
+    pub fn finish(mut self) -> Result<()> {
+        self.writer.flush().map_err(Error::io("write", &self.temporary))?;
+        self.writer.get_ref().sync_all().map_err(Error::io("sync", &self.temporary))?;
+        fs::rename(&self.temporary, &self.path).map_err(Error::io("rename into place", &self.path))?;
+        self.finished = true;
+        sync_directory(self.path.parent().unwrap_or(Path::new("")))
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
 }
 
 /// A rename lasts through a power cut only once its directory is synced. Elsewhere than on Unix the system does it.

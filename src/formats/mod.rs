@@ -3,8 +3,12 @@
 //! [`ModelFolder`] opens a Hugging Face folder or a GGUF file; its [`Tensors`] decode weights on demand;
 //! [`Tokenizer`] turns text into ids.
 
+#[cfg(feature = "parquet")]
+pub mod arrow;
 mod dtype;
 mod files;
+#[cfg(feature = "parquet")]
+mod flatbuffer;
 mod gguf;
 mod gguf_decoder;
 pub mod hub;
@@ -16,12 +20,15 @@ pub mod parquet;
 mod peft;
 mod quants;
 mod safetensors_file;
+#[cfg(feature = "parquet")]
+pub mod tables;
 mod tensors;
 mod tokenizer;
 mod tokenizer_checks;
 mod tokenizer_gguf;
 
 pub use dtype::{Dtype, Quant};
+pub(crate) use files::write_text;
 pub use files::{Bytes, claim_output_dir, read_json, read_json_if_present, write_atomically, write_json};
 pub use gguf::{GgufHeader, GgufTensor, MetaValue};
 pub use model_folder::{ModelFolder, write_configs};

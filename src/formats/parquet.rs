@@ -9,7 +9,6 @@ mod write;
 pub use write::{Cell, Kind, TableWriter};
 
 use std::fs::File;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +19,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::Type;
 
+use super::tables::{List, Numbers, bad_cell, find};
 use crate::{Error, Result};
 
 /// An open file.
@@ -40,99 +40,6 @@ struct Column {
     defined: i16,
 }
 
-/// Numbers as they are stored.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Numbers {
-    /// 32-bit integers, which smaller ones are stored as.
-    I32(Vec<i32>),
-    /// 64-bit integers; unsigned ones by their bits.
-    I64(Vec<i64>),
-    /// Floating-point numbers, half and single precision widened.
-    Float(Vec<f64>),
-}
-
-/// One cell: a list of numbers, or of such lists.
-#[derive(Clone, Debug, PartialEq)]
-pub struct List {
-    /// All numbers.
-    pub numbers: Numbers,
-    /// Where each inner list ends among them; in a plain list, the one end.
-    pub ends: Vec<usize>,
-}
-
-impl List {
-    /// The numbers of inner list `index`, empty beyond the last.
-    pub fn range(&self, index: usize) -> Range<usize> {
-        let start = index.checked_sub(1).and_then(|i| self.ends.get(i)).copied().unwrap_or(0);
-        self.ends.get(index).map_or(0..0, |&end| start..end)
-    }
-}
-
-impl Numbers {
-    /// How many.
-    pub fn len(&self) -> usize {
-        match self {
-            Numbers::I32(v) => v.len(),
-            Numbers::I64(v) => v.len(),
-            Numbers::Float(v) => v.len(),
-        }
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Integers of a range inside; `None` if these are no integers.
-    pub fn integers(&self, range: Range<usize>) -> Option<Vec<i64>> {
-        match self {
-            Numbers::I32(v) => Some(v[range].iter().map(|&x| i64::from(x)).collect()),
-            Numbers::I64(v) => Some(v[range].to_vec()),
-            Numbers::Float(_) => None,
-        }
-    }
-
-    /// Numbers of a range inside; `None` if these are integers.
-    pub fn floats(&self, range: Range<usize>) -> Option<&[f64]> {
-        match self {
-            Numbers::Float(v) => Some(&v[range]),
-            _ => None,
-        }
-    }
-}
-
-/// `.parquet` files: the one at `path`, or those in the folder and below it, in the byte order of their paths.
-pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    collect(path, &mut found)?;
-    if found.is_empty() {
-        let complaint = Error::file(path).expected("a .parquet file, or a folder with some").found("none");
-        return complaint.help("export the data set as Parquet (`Dataset.to_parquet`), or check the path").err();
-    }
-    Ok(found)
-}
-
-fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    if !std::fs::metadata(path).map_err(Error::io("read", path))?.is_dir() {
-        found.push(path.to_path_buf());
-        return Ok(());
-    }
-    let entries = std::fs::read_dir(path).map_err(Error::io("list", path))?;
-    let mut entries: Vec<PathBuf> =
-        entries.map(|entry| Ok(entry.map_err(Error::io("list", path))?.path())).collect::<Result<_>>()?;
-    entries.sort();
-    for entry in entries {
-        let hidden = entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        // A linked folder may lead back up to this one.
-        let folder = std::fs::symlink_metadata(&entry).map_err(Error::io("read", &entry))?.is_dir();
-        let table = entry.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) && entry.is_file();
-        if !hidden && (folder || table) {
-            collect(&entry, found)?;
-        }
-    }
-    Ok(())
-}
-
 impl Table {
     /// Opens the file at `path` and reads its schema.
     pub fn open(path: &Path) -> Result<Table> {
@@ -147,37 +54,19 @@ impl Table {
         Ok(Table { path: path.to_path_buf(), reader, columns })
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Names of all columns, also of those that cannot be read.
     pub fn columns(&self) -> Vec<&str> {
         let schema = self.reader.metadata().file_metadata().schema();
         schema.get_fields().iter().map(|field| field.name()).collect()
     }
 
-    /// Rows of the file.
-    pub fn rows(&self) -> u64 {
-        self.reader.metadata().row_groups().iter().map(|group| group.num_rows().max(0) as u64).sum()
-    }
-
     /// The rows of the named columns, each a list (`depth` 1) or a list of lists (2).
     pub fn read(&self, columns: &[(&str, usize)]) -> Result<Rows<'_>> {
-        let find = |&(name, depth): &(&str, usize)| {
-            let column = self.columns.iter().find(|column| column.name == name);
-            column.filter(|column| column.items.len() == depth).ok_or_else(|| {
-                let expected = if depth == 1 { "a list of numbers" } else { "a list of lists of numbers" };
-                let found = match (column, self.columns().contains(&name)) {
-                    (Some(_), _) => "lists of another depth",
-                    (None, true) => "another type",
-                    (None, false) => "no such column",
-                };
-                Error::file(&self.path).field(format!("column `{name}`")).expected(expected).found(found).error()
-            })
+        let column = |&wanted: &(&str, usize)| {
+            let readable = self.columns.iter().map(|column| (column.name.as_str(), column.items.len()));
+            find(&self.path, wanted, readable, &self.columns()).map(|place| &self.columns[place])
         };
-        let columns = columns.iter().map(find).collect::<Result<Vec<_>>>()?;
+        let columns = columns.iter().map(column).collect::<Result<_>>()?;
         Ok(Rows { table: self, columns, readers: Vec::new(), group: 0, left: 0, row: 0 })
     }
 }
@@ -243,10 +132,7 @@ impl Rows<'_> {
         }
         let row = self.row;
         let cells = self.readers.iter_mut().zip(&self.columns).map(|(reader, column)| {
-            cell(reader, column).map_err(|found| {
-                let field = format!("row {row}: column `{}`", column.name);
-                Error::file(&self.table.path).field(field).expected("lists of numbers").found(found).error()
-            })
+            cell(reader, column).map_err(|found| bad_cell(&self.table.path, row, &column.name, found))
         });
         let cells = cells.collect::<Result<Vec<_>>>()?;
         self.left -= 1;

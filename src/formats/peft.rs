@@ -177,18 +177,19 @@ impl Adapter {
 
 /// Writes an adapter's folder. `arrays` are named as in the model ([`Adapter::stored`] is applied here); `fill` answers
 /// for each of those names.
-pub fn write_adapter(
+pub async fn write_adapter(
     folder: &Path,
     config: &AdapterConfig,
     arrays: &[TensorSpec],
-    mut fill: impl FnMut(&str) -> Result<Vec<f32>>,
+    mut fill: impl AsyncFnMut(&str) -> Result<Vec<f32>>,
 ) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     let stored = |array: &TensorSpec| TensorSpec { name: Adapter::stored(&array.name), ..array.clone() };
     let stored: Vec<TensorSpec> = arrays.iter().map(stored).collect();
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    write_safetensors(&folder.join(FILES[1]), &stored, &metadata, |spec| {
-        Ok(Cow::Owned(fill(spec.name.strip_prefix(PREFIX).unwrap_or(&spec.name))?))
-    })?;
+    write_safetensors(&folder.join(FILES[1]), &stored, &metadata, async |spec| {
+        Ok(Cow::Owned(fill(spec.name.strip_prefix(PREFIX).unwrap_or(&spec.name)).await?))
+    })
+    .await?;
     write_json(&folder.join(FILES[0]), &config.to_json())
 }

@@ -4,9 +4,9 @@ use super::dtype::Dtype;
 use super::files::{Bytes, read_json};
 use super::gguf::{GgufHeader, GgufTensor};
 use super::{gguf_decoder, safetensors_file};
+use crate::digest::sha256;
 use crate::{Error, Result};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -259,12 +259,12 @@ impl Tensors {
     /// or by GGUF's q/k order hash differently.
     pub fn digest(&self) -> String {
         let lines: Vec<String> = self.entries.par_iter().map(|(name, entry)| self.digest_line(name, entry)).collect();
-        hex(&Sha256::digest(lines.concat()))
+        sha256(lines.concat())
     }
 
     fn digest_line(&self, name: &str, entry: &Entry) -> String {
         let bytes = &self.files[entry.file].1[entry.range.clone()];
-        let leaves: Vec<String> = bytes.par_chunks(LEAF).map(|leaf| hex(&Sha256::digest(leaf))).collect();
+        let leaves: Vec<String> = bytes.par_chunks(LEAF).map(sha256).collect();
         let shape: Vec<String> = entry.shape.iter().map(usize::to_string).collect();
         format!("{name} {} [{}] {}\n", entry.dtype, shape.join(","), leaves.concat())
     }
@@ -338,9 +338,4 @@ fn gguf_entry(header: &GgufHeader, tensor: &GgufTensor) -> Result<Entry> {
     }
     let (dtype, shape, range) = (tensor.dtype, tensor.shape.clone(), tensor.range.clone());
     Ok(Entry { file: 0, dtype, shape, range, interleaved })
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

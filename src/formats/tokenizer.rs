@@ -3,8 +3,8 @@
 
 use super::files::{read_json_if_present, write_atomically, write_json};
 use super::gguf::GgufHeader;
-use super::tensors::hex;
 use super::{tokenizer_checks, tokenizer_gguf};
+use crate::digest::hex;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};

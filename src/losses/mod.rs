@@ -14,7 +14,7 @@ mod head;
 
 pub use capture::{Capture, Record, capture_head};
 pub use divergence::{Divergent, Target, Temperature};
-pub use evaluate::{Against, Evaluation, evaluate_head};
+pub use evaluate::{Against, Beside, Evaluation, evaluate_head};
 pub use fidelity::{FidelityRows, fidelity_head};
 pub use fused::{Fused, Loss, fused_head};
 pub use head::{Head, Live, chunk_rows};

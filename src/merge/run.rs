@@ -6,11 +6,10 @@ use super::model::{Model, Reader};
 use super::output::{self, Shard};
 use super::plan::{Piece, Plan, Planned};
 use super::tokenizer;
-use crate::formats::{Dtype, write_atomically, write_configs, write_safetensors_bytes};
+use crate::digest;
+use crate::formats::{Dtype, write_configs, write_safetensors_bytes, write_text};
 use crate::{Error, Result};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -146,10 +145,6 @@ fn refuse_inputs(plan: &Plan, out: &Path) -> Result<()> {
     }
 }
 
-fn write_text(path: &Path, text: &str) -> Result<()> {
-    write_atomically(path, |file| file.write_all(text.as_bytes()).map_err(Error::io("write", path)))
-}
-
 /// What makes two runs the same: the configuration, the options that change bytes, and the files that are read.
 fn fingerprint(config: &MergeConfig, plan: &Plan, options: &MergeOptions) -> Result<String> {
     let mut text = format!("{}\n{} {}\n", config.text, options.shard_size, options.seed);
@@ -166,7 +161,7 @@ fn fingerprint(config: &MergeConfig, plan: &Plan, options: &MergeOptions) -> Res
             text.push_str(&format!("{} {} {changed:?}\n", file.display(), metadata.len()));
         }
     }
-    Ok(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest::sha256(text))
 }
 
 struct Run<'a> {

@@ -19,6 +19,18 @@ pub struct DenseTarget {
     pub temperature: f32,
 }
 
+impl DenseTarget {
+    /// Panics where shapes do not belong together.
+    pub(super) fn check(&self, op: &str, chunk: Chunk, weights: Tensor, into: LossInto) {
+        let batch = into.loss_rows.shape.numel();
+        chunk.check(batch);
+        Chunk { z: self.z, ..chunk }.check(batch);
+        assert_eq!(chunk.z.shape.rows(), self.z.shape.rows(), "{op}");
+        assert!(weights.shape.numel() == batch && self.temperature > 0.0, "{op}: {weights:?}");
+        assert!(into.dz.is_none_or(|dz| dz.shape == chunk.z.shape), "{op}: gradient of another shape");
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct DenseKl {
     first_row: usize,
@@ -42,12 +54,7 @@ pub fn dense_kl(
     weights: Tensor,
     into: LossInto,
 ) -> LossInto {
-    let batch = into.loss_rows.shape.numel();
-    chunk.check(batch);
-    Chunk { z: target.z, ..chunk }.check(batch);
-    assert_eq!(chunk.z.shape.rows(), target.z.shape.rows(), "dense_kl");
-    assert!(weights.shape.numel() == batch && target.temperature > 0.0, "dense_kl: {weights:?}");
-    assert!(into.dz.is_none_or(|dz| dz.shape == chunk.z.shape), "dense_kl: gradient of another shape");
+    target.check("dense_kl", chunk, weights, into);
     let (first_row, vocab, temperature) = (chunk.first_row, chunk.vocab, target.temperature);
     let op = DenseKl { first_row, vocab, temperature, gradient: into.dz.is_some() };
     into.record(g, op, &[chunk.z, lse, target.z, target.lse, weights])

@@ -82,12 +82,7 @@ pub fn divergence(
     weights: Tensor,
     into: LossInto,
 ) -> LossInto {
-    let batch = into.loss_rows.shape.numel();
-    chunk.check(batch);
-    Chunk { z: target.z, ..chunk }.check(batch);
-    assert_eq!(chunk.z.shape.rows(), target.z.shape.rows(), "divergence");
-    assert!(weights.shape.numel() == batch && target.temperature > 0.0, "divergence: {weights:?}");
-    assert!(into.dz.is_none_or(|dz| dz.shape == chunk.z.shape), "divergence: gradient of another shape");
+    target.check("divergence", chunk, weights, into);
     assert!(kind.parameters() == 0 || parameters.is_some_and(|p| p.shape.numel() == 2), "{kind:?}: {parameters:?}");
     assert!(kind != Divergence::LogitMse || target.temperature == 1.0, "divergence: logits have no temperature");
     let (first_row, vocab, temperature) = (chunk.first_row, chunk.vocab, target.temperature);

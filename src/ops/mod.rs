@@ -42,6 +42,7 @@ pub mod sgd;
 pub mod softcap;
 pub mod sparse_kl;
 pub mod swiglu;
+pub mod taid_step;
 pub mod tail_mass;
 pub mod teacher_row;
 pub mod top_k;
@@ -82,6 +83,7 @@ pub use sgd::sgd;
 pub use softcap::{softcap, softcap_grad};
 pub use sparse_kl::{Missing, SparseTarget, sparse_kl};
 pub use swiglu::swiglu;
+pub use taid_step::{TaidStep, taid_step};
 pub use tail_mass::tail_mass;
 pub use teacher_row::teacher_row;
 pub use top_k::top_k;
@@ -140,6 +142,7 @@ pub fn shaders() -> Vec<Shader> {
         softcap::SHADER,
         sparse_kl::SHADER,
         swiglu::SHADER,
+        taid_step::SHADER,
         tail_mass::SHADER,
         teacher_row::SHADER,
         top_k::SHADER,

@@ -2,8 +2,12 @@
 
 use super::{Group, page_name};
 use crate::Result;
+use crate::device::Slice;
 use crate::graph::{DType, Graph, Shape, Store, Tensor};
 use crate::ops;
+
+/// Bytes exchanged at once.
+const PIECE: u64 = 16 << 20;
 
 /// Where the average of each page lies.
 pub(super) struct Average {
@@ -21,7 +25,7 @@ impl Average {
             let tensors: Vec<_> = group.params.iter().map(|(name, shape)| (format!("ema:{name}"), *shape)).collect();
             for (i, own) in store.arena(&format!("ema.{}", group.label), &tensors)?.into_iter().enumerate() {
                 let param = page_name(group, i);
-                store.write(&own, &pollster::block_on(store.read_f32(&param))?)?;
+                store.device().copy(&store.slice(&param)?, &store.slice(&own)?)?;
                 average.pages.push([param, own]);
             }
             average.tensors.extend(tensors);
@@ -38,12 +42,20 @@ impl Average {
         Ok(())
     }
 
-    /// Exchanges the values of parameters and average.
+    /// Exchanges the values of parameters and average, piece by piece through a buffer of [`PIECE`] bytes at most.
     pub fn exchange(&self, store: &Store) -> Result<()> {
+        let device = store.device();
         for [param, own] in &self.pages {
-            let [a, b] = [param, own].map(|name| pollster::block_on(store.read_f32(name)));
-            store.write(own, &a?)?;
-            store.write(param, &b?)?;
+            let (param, own) = (store.slice(param)?, store.slice(own)?);
+            let aside = device.alloc("an exchange with the weights' average", PIECE.min(param.bytes))?.whole();
+            for at in (0..param.bytes).step_by(PIECE as usize) {
+                let bytes = PIECE.min(param.bytes - at);
+                let piece = |of: &Slice| Slice { offset: of.offset + at, bytes, ..of.clone() };
+                let (param, own, aside) = (piece(&param), piece(&own), Slice { bytes, ..aside.clone() });
+                device.copy(&param, &aside)?;
+                device.copy(&own, &param)?;
+                device.copy(&aside, &own)?;
+            }
         }
         Ok(())
     }

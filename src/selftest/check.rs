@@ -26,7 +26,7 @@ const GRADIENT_TOLERANCE: f64 = 2e-7;
 
 /// Runs a row on `device` and compares every result and gradient with the f64 oracle. An error if one is off by
 /// more than the row's tolerance; otherwise the findings.
-pub fn check_on(device: &Device, case: &Case) -> Result<Vec<Finding>> {
+pub async fn check_on(device: &Device, case: &Case) -> Result<Vec<Finding>> {
     let setup = case.setup()?;
     let outputs = named_outputs(&setup);
     let wanted: Vec<Tensor> = outputs.iter().map(|(_, t)| *t).collect();
@@ -37,11 +37,11 @@ pub fn check_on(device: &Device, case: &Case) -> Result<Vec<Finding>> {
     for ((name, tensor), expected) in outputs.iter().zip(expected) {
         let finding = match (expected, tensor.dtype) {
             (Values::F(expected), DType::F32) => {
-                let found = pollster::block_on(runner.read_f32(name))?;
+                let found = runner.read_f32(name).await?;
                 compare(name, &expected, &found.iter().map(|&x| x as f64).collect::<Vec<_>>())
             }
             (Values::U(expected), _) => {
-                let found = pollster::block_on(runner.read_u32(name))?;
+                let found = runner.read_u32(name).await?;
                 let wide = |v: &[u32]| v.iter().map(|&x| x as f64).collect::<Vec<_>>();
                 compare(name, &wide(&expected), &wide(&found))
             }

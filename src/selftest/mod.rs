@@ -2,10 +2,12 @@
 //! f32 twin and GPU kernels against the f64 oracle, and gradients against central differences of the oracle.
 //! The tests, `potstill doctor` and the kernel benchmark share it.
 
+#[cfg(not(target_family = "wasm"))]
 mod bench;
 pub mod cases;
 mod check;
 
+#[cfg(not(target_family = "wasm"))]
 pub use bench::{Timing, time_on};
 pub use check::{Finding, check_gradients, check_on, kernels_of};
 

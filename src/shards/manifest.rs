@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::layout::{RowLayout, ValueType};
 use super::rows;
 use super::spec::{Record, SetSpec};
+use crate::digest::{hex, sha256};
 use crate::{Error, Result};
 
 /// Name of the manifest inside the folder.
@@ -160,13 +160,13 @@ impl Manifest {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let json = serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))?;
         let body = format!("{},\n", json.trim_end_matches("\n}"));
-        let digest = hex(&Sha256::digest(&body));
+        let digest = sha256(&body);
         Ok(format!("{body}{SEAL}{digest}\"\n}}\n").into_bytes())
     }
 
     /// SHA-256 that stands for the whole set, through its shards' own.
     pub fn digest(&self) -> Result<String> {
-        Ok(hex(&Sha256::digest(self.to_bytes()?)))
+        Ok(sha256(self.to_bytes()?))
     }
 
     /// Reads and checks a manifest; `place` (a path or an address) heads every message.
@@ -307,7 +307,7 @@ fn unseal(bytes: &[u8], place: &Path) -> Result<String> {
     let text = std::str::from_utf8(bytes).map_err(|_| damaged("bytes that are not UTF-8"))?;
     let at = text.rfind(SEAL).ok_or_else(|| damaged("no such line: the file is cut short or damaged"))?;
     let (body, seal) = text.split_at(at);
-    if seal != format!("{SEAL}{}\"\n}}\n", hex(&Sha256::digest(body))) {
+    if seal != format!("{SEAL}{}\"\n}}\n", sha256(body)) {
         return Err(damaged("another digest: the file is damaged"));
     }
     let body = body.strip_suffix(",\n").ok_or_else(|| damaged("no comma before the digest"))?;
@@ -362,9 +362,4 @@ pub fn shard_header(spec: &SetSpec, index: u64) -> [u8; HEADER_BYTES as usize] {
 /// Little-endian bytes as words; bytes beyond the last whole word are left out.
 pub fn words_from_bytes(bytes: &[u8]) -> Vec<u32> {
     bytes.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)).collect()
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

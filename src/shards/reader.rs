@@ -8,15 +8,12 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use sha2::{Digest, Sha256};
-
 use super::journal::JOURNAL_FILE;
 use super::layout::RowLayout;
-use super::manifest::{
-    HEADER_BYTES, MANIFEST_FILE, Manifest, ShardEntry, Span, Sums, hex, shard_header, words_from_bytes,
-};
+use super::manifest::{HEADER_BYTES, MANIFEST_FILE, Manifest, ShardEntry, Span, Sums, shard_header, words_from_bytes};
 use super::rows::{self, RowBatch};
 use super::spec::SetSpec;
+use crate::digest::{hex, sha256};
 use crate::{Error, Result};
 
 /// Rows decoded at a time while verifying, to bound memory.
@@ -147,7 +144,7 @@ pub fn verify_shard(spec: &SetSpec, entry: &ShardEntry, index: u64, bytes: &[u8]
     if bytes.len() as u64 != entry.bytes {
         return refuse("length", &entry.bytes.to_string(), &bytes.len().to_string());
     }
-    let digest = hex(&Sha256::digest(bytes));
+    let digest = sha256(bytes);
     if digest != entry.sha256 {
         return refuse("SHA-256", &entry.sha256, &digest);
     }

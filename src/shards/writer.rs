@@ -12,9 +12,10 @@ use sha2::{Digest, Sha256};
 use super::disk;
 use super::journal::{JOURNAL_FILE, Journal};
 use super::layout::RowLayout;
-use super::manifest::{MANIFEST_FILE, Manifest, ShardEntry, Sums, hex, shard_file, shard_header, shard_rows};
+use super::manifest::{MANIFEST_FILE, Manifest, ShardEntry, Sums, shard_file, shard_header, shard_rows};
 use super::rows::{self, DOCUMENT_START, RowBatch, VALID};
 use super::spec::SetSpec;
+use crate::digest::{hex, sha256};
 use crate::{Error, Result};
 
 /// Takes rows in order and leaves a shard set. Dropping it early is as a kill: the next
@@ -193,7 +194,7 @@ impl Writer {
         let Some(shard) = self.shards.last() else { return Ok(false) };
         let path = self.dir.join(&shard.file);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-        if hex(&Sha256::digest(&bytes)) != shard.sha256 {
+        if sha256(&bytes) != shard.sha256 {
             return Error::file(&path)
                 .expected(format!("SHA-256 {}", shard.sha256))
                 .found("other bytes: the file is damaged")

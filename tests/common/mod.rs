@@ -70,7 +70,8 @@ pub fn small_model(folder: &Path, hidden: usize, layers: usize, seed: u64) {
     decoder.allocate(&mut store, "", 1).unwrap();
     models::random_parameters(&decoder, &store, "", seed).unwrap();
     let tokenizer = small_tokenizer();
-    write_folder(folder, &decoder, &store, "", Some(&tokenizer), &Value::Null, SaveDtype::Float32).unwrap();
+    pollster::block_on(write_folder(folder, &decoder, &store, "", Some(&tokenizer), &Value::Null, SaveDtype::Float32))
+        .unwrap();
 }
 
 /// Bytes `range` of the novel that tests/setup.sh fetches, as a file in `folder`.

@@ -81,7 +81,8 @@ impl Place {
             all.insert(name, values);
         }
         let file = folder.join("model.safetensors");
-        write_safetensors(&file, &specs, &BTreeMap::new(), |spec| Ok(Cow::Borrowed(&all[&spec.name][..]))).unwrap();
+        let fill = async |spec: &TensorSpec| Ok(Cow::Borrowed(&all[&spec.name][..]));
+        pollster::block_on(write_safetensors(&file, &specs, &BTreeMap::new(), fill)).unwrap();
     }
 
     /// Writes `recipe.yaml`: the base with these lines put in the place of those of the same keys.

@@ -24,6 +24,43 @@ fn recipe_keys_and_values_that_are_unknown() {
 }
 
 #[test]
+fn everything_wrong_in_training_args_is_said_at_once() {
+    let place = Place::new();
+    let listed = |values: &str, expected: &[&str]| {
+        place.recipe(&format!("seed: many\ntraining_args: {{ {values} }}"));
+        let output = place.run("distill recipe.yaml");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        let (_, list) = text.split_once("error: ").unwrap();
+        let lines: Vec<&str> = list.trim_end().lines().collect();
+        // With the seed, which stands outside.
+        assert_eq!(lines[0], format!("{} problems:", expected.len() + 1), "{text}");
+        for (number, part) in expected.iter().enumerate() {
+            let start = format!("  {}. recipe.yaml: `training_args.", number + 2);
+            let line = lines[number + 2];
+            assert!(line.starts_with(&start) && line.contains(part), "{part}: {line}");
+        }
+    };
+    listed(
+        "max_steps: many, learning_rate: \"1e-3\", adam_beta1: x, momentum: 0.5, save_dtype: float8, \
+         lr_multipliers: { norm: fast, mlp: 2, embed: slow }, warmup_steps: 1, warmup_ratio: half",
+        &[
+            "adam_beta1`: expected a number",
+            "momentum`: expected no such key with `optim: adamw_torch`",
+            "lr_multipliers.norm`: expected a number",
+            "lr_multipliers.embed`: expected a number",
+            "learning_rate`: expected a number: found the text \"1e-3\"; write it without quotes",
+            "warmup_ratio`: expected this or `warmup_steps`: found both",
+            "warmup_ratio`: expected a number",
+            "max_steps`: expected a whole number",
+            "save_dtype`: expected one of float32",
+        ],
+    );
+    // An unknown optimiser says nothing about the constants beside it.
+    listed("optim: adagrad, momentum: 0.5", &["optim`: expected one of", "max_steps`: expected this or"]);
+}
+
+#[test]
 fn a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint() {
     let place = Place::new();
     // The rate rises from 0 to a third of 3e30 at step 2: the update after it leaves nothing finite.

@@ -1,7 +1,7 @@
 //! Whole runs with hidden losses.
 
-use super::common::gpu_names;
 use super::{Student, beginning, live, plan, run, tensors, values};
+use crate::common::gpu_names;
 use potstill::distill::{Event, distill};
 use serde_json::json;
 use std::ops::ControlFlow::{Break, Continue};

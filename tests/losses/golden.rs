@@ -199,8 +199,8 @@ fn evaluation_is_pytorchs() {
     let labels = b.ints("labels", [ROWS], &golden.ids("labels"));
     let weights = b.floats("ones", [ROWS], &[1.0; ROWS]);
     let live = Live { hidden: teacher, head };
-    let e = evaluate_head(&mut b.g, hidden, &head, labels, weights, Against::Live(live), 2).unwrap();
-    let found = b.eval(&[e.nll, e.kld.unwrap(), e.agreement.unwrap()]);
+    let e = evaluate_head(&mut b.g, hidden, &head, labels, weights, &[Against::Live(live)], 2).unwrap();
+    let found = b.eval(&[e.nll, e.beside[0].kld, e.beside[0].agreement.unwrap()]);
     assert_close("nll", &found[0], golden.get("cross_entropy.t1.value"), 1e-12);
     assert_close("kld", &found[1], golden.get("kl_dense.t1.value"), 1e-12);
     let best = |z: &[f64]| (0..VOCAB).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap();

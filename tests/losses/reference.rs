@@ -1,6 +1,6 @@
 //! Every loss by its textbook formula in f64, and gradients by central differences of that.
 
-use super::{Bench, softmax};
+use super::{Bench, assert_close, softmax};
 use potstill::device::Device;
 use potstill::graph::Tensor;
 use potstill::losses::{Divergent, Head, Live, Loss, Target, Temperature, fused_head};
@@ -95,7 +95,7 @@ pub fn taid(share: f64, z: &[f64], v: &[f64], t: f64, at: &[f64]) -> f64 {
 }
 
 /// Values and gradients of `rows` rows by `loss(row, logits, where constants are taken)`.
-pub fn by_differences(z: &[f64], rows: usize, loss: impl Fn(usize, &[f64], &[f64]) -> f64) -> [Vec<f64>; 2] {
+fn by_differences(z: &[f64], rows: usize, loss: impl Fn(usize, &[f64], &[f64]) -> f64) -> [Vec<f64>; 2] {
     let (mut values, mut grads) = (Vec::new(), Vec::new());
     for (r, at) in z.chunks(z.len() / rows).enumerate() {
         values.push(loss(r, at, at));
@@ -109,6 +109,25 @@ pub fn by_differences(z: &[f64], rows: usize, loss: impl Fn(usize, &[f64], &[f64
         }
     }
     [values, grads]
+}
+
+/// Compares a loss, its gradient and the gradient's sum over a row, which is 0, with `formula(row, logits, where constants
+/// are taken)` and its central differences.
+pub fn is_its_formula(
+    name: &str,
+    device: Option<&Device>,
+    (z, rows): (&[f64], usize),
+    tolerance: f64,
+    formula: impl Fn(usize, &[f64], &[f64]) -> f64,
+    loss: impl FnOnce(&mut Bench) -> Loss<'static>,
+) {
+    let [value, grad] = by_differences(z, rows, formula);
+    let found = run(device, z, rows, 3, loss);
+    assert_close(name, &found[0], &value, tolerance);
+    // The differences themselves are right to about 1e-9.
+    assert_close(&format!("gradient of {name}"), &found[1], &grad, tolerance.max(1e-8));
+    let total = found[1].chunks(z.len() / rows).map(|row| row.iter().sum::<f64>().abs()).fold(0.0, f64::max);
+    assert!(total < tolerance, "{name}: a row's gradients sum to {total}");
 }
 
 /// Values of one loss and its gradient by the logits `z` `[n, v]`, through the fused head with an identity matrix, in f64

@@ -1,6 +1,6 @@
 //! Every loss from stored, sparse teacher rows.
 
-use super::reference::{KINDS, by_differences, divergence, kl, live, of, ones, run, taid};
+use super::reference::{KINDS, divergence, is_its_formula, kl, live, of, ones, run, taid};
 use super::{Bench, assert_close, gpus, random, softmax};
 use potstill::device::Device;
 use potstill::losses::{Loss, Target, Temperature};
@@ -105,24 +105,23 @@ fn pairs() -> impl Iterator<Item = ((Divergence, [f64; 2]), Handling)> {
     pairs.filter(|(kind, handling)| is_finite(kind.0, *handling))
 }
 
+/// The divergence from the stored rows.
+fn loss(b: &mut Bench, stored: &Stored, kind: (Divergence, [f64; 2]), handling: Handling) -> Loss<'static> {
+    let target = Target::Stored(stored.target(b, handling));
+    Loss::Divergence(of(b, kind, None, target, N))
+}
+
 fn are_their_formulas(device: Option<&Device>, tolerance: f64) {
     let (z, v) = (logits(31), logits(32));
     for t in [1.0, 1.75] {
         let stored = Stored::of(&v, K, t);
         for (kind, handling) in pairs() {
-            let [value, grad] = by_differences(&z, N, |r, z, at| {
+            let formula = |r: usize, z: &[f64], at: &[f64]| {
                 let ([p, q], [_, at]) = (stored.sides(handling, r, z), stored.sides(handling, r, at));
                 t * t * divergence(kind.0, kind.1, &p, &q, &at)
-            });
-            let found = run(device, &z, N, 3, |b| {
-                let target = Target::Stored(stored.target(b, handling));
-                Loss::Divergence(of(b, kind, None, target, N))
-            });
+            };
             let name = format!("{:?} with {handling:?}, T = {t}", kind.0);
-            assert_close(&name, &found[0], &value, tolerance);
-            assert_close(&format!("gradient of {name}"), &found[1], &grad, tolerance.max(1e-8));
-            let total = found[1].chunks(V).map(|row| row.iter().sum::<f64>().abs()).fold(0.0, f64::max);
-            assert!(total < tolerance, "{name}: a row's gradients sum to {total}");
+            is_its_formula(&name, device, (&z, N), tolerance, formula, |b| loss(b, &stored, kind, handling));
         }
     }
 }
@@ -144,17 +143,15 @@ fn taid_moves_between_the_buckets() {
     let stored = Stored::of(&v, K, 1.5);
     for handling in [Ghost, Zero, Uniform, Both] {
         let log = |p: Vec<f64>| -> Vec<f64> { p.iter().map(|p| 1.5 * p.max(1e-300).ln()).collect() };
-        let [value, grad] = by_differences(&z, N, |r, z, at| {
+        let formula = |r: usize, z: &[f64], at: &[f64]| {
             let [p, q] = stored.sides(handling, r, z);
             let [_, at] = stored.sides(handling, r, at);
             taid(0.375, &log(q), &log(p), 1.5, &log(at))
-        });
-        let found = run(None, &z, N, 3, |b| {
+        };
+        is_its_formula(&format!("taid with {handling:?}"), None, (&z, N), 1e-9, formula, |b| {
             let target = Target::Stored(stored.target(b, handling));
             Loss::Divergence(of(b, (Divergence::Kl, [0.0; 2]), Some(0.375), target, N))
         });
-        assert_close(&format!("{handling:?}"), &found[0], &value, 1e-9);
-        assert_close(&format!("gradient, {handling:?}"), &found[1], &grad, 1e-8);
     }
 }
 
@@ -163,10 +160,7 @@ fn equal_distributions_cost_nothing_but_where_mass_is_dropped() {
     let z = logits(35);
     let stored = Stored::of(&z, K, 1.0);
     for (kind, handling) in pairs() {
-        let [value, grad] = run(None, &z, N, 3, |b| {
-            let target = Target::Stored(stored.target(b, handling));
-            Loss::Divergence(of(b, kind, None, target, N))
-        });
+        let [value, grad] = run(None, &z, N, 3, |b| loss(b, &stored, kind, handling));
         let worst = value.iter().chain(&grad).fold(0f64, |a, b| a.max(b.abs()));
         match handling {
             Ghost | Both => assert!(worst < 1e-12, "{:?} with {handling:?}: {worst}", kind.0),
@@ -184,10 +178,7 @@ fn buckets_of_every_token_are_the_whole_row() {
     let (z, v) = (logits(36), logits(37));
     let stored = Stored::of(&v, V, 1.0);
     for (kind, handling) in pairs() {
-        let found = run(None, &z, N, 3, |b| {
-            let target = Target::Stored(stored.target(b, handling));
-            Loss::Divergence(of(b, kind, None, target, N))
-        });
+        let found = run(None, &z, N, 3, |b| loss(b, &stored, kind, handling));
         let expected =
             run(None, &z, N, 3, |b| Loss::Divergence(live(b, kind, None, &v, N, |_| Temperature::Fixed(1.0))));
         for (found, expected) in found.iter().zip(&expected) {
@@ -204,10 +195,7 @@ fn stay_finite(device: Option<&Device>) {
     stored.log_probs[..K].copy_from_slice(&[0.0, -200.0, -1e3, -1e4, -3.4e38, -3.4e38]);
     stored.ids[K..2 * K].fill(u32::MAX);
     for (kind, handling) in pairs() {
-        let found = run(device, &z, N, 3, |b| {
-            let target = Target::Stored(stored.target(b, handling));
-            Loss::Divergence(of(b, kind, None, target, N))
-        });
+        let found = run(device, &z, N, 3, |b| loss(b, &stored, kind, handling));
         let name = format!("{:?} with {handling:?}", kind.0);
         assert!(found.iter().flatten().all(|x| x.is_finite() && x.abs() < 1e7), "{name}: {found:?}");
         assert!(found[0].iter().all(|x| *x > -1e-3), "{name}: {:?}", found[0]);
@@ -235,8 +223,7 @@ fn what_would_be_infinite_is_refused() {
         let mut b = Bench::default();
         let hidden = b.floats("logits", [N, V], &z);
         let weight = super::reference::identity(&mut b, V);
-        let target = Target::Stored(stored.target(&mut b, Zero));
-        let loss = Loss::Divergence(of(&mut b, kind, None, target, N));
+        let loss = loss(&mut b, &stored, kind, Zero);
         let head = potstill::losses::Head { weight: &[weight], vocab: V, softcap: None };
         let error = potstill::losses::fused_head(&mut b.g, hidden, &head, &[loss], 2, true).unwrap_err().to_string();
         assert!(error.contains("without probability") && error.contains("live teacher"), "{error}");
@@ -264,12 +251,12 @@ fn rank(device: Option<&Device>, tolerance: f64) {
     // Two equally probable tokens are no pair.
     stored.log_probs[1] = stored.log_probs[0];
     for ranking in [Ranking::Hinge { margin: 0.0625 }, Ranking::Logistic] {
-        let expected = by_differences(&z, N, |r, z, _| ranked(ranking, &stored.row(r), z));
-        let found =
-            run(device, &z, N, 3, |b| Loss::Ranking { ranking, target: stored.target(b, Zero), weights: ones(b, N) });
-        for (found, expected) in found.iter().zip(&expected) {
-            assert_close(&format!("{ranking:?}"), found, expected, tolerance);
-        }
+        let formula = |r: usize, z: &[f64], _: &[f64]| ranked(ranking, &stored.row(r), z);
+        is_its_formula(&format!("{ranking:?}"), device, (&z, N), tolerance, formula, |b| Loss::Ranking {
+            ranking,
+            target: stored.target(b, Zero),
+            weights: ones(b, N),
+        });
     }
 }
 

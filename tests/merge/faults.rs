@@ -1,7 +1,7 @@
 //! Damaged inputs: a clear error, and nothing that loads.
 
-use super::common::golden;
 use super::{filled, open, run, tiny};
+use crate::common::golden;
 use potstill::formats::{TensorSpec, write_safetensors};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,7 +23,8 @@ fn altered(dir: &Path, change: impl Fn(&str, &mut Vec<f32>, &mut Vec<usize>) -> 
         }
     }
     let path = folder.join("model.safetensors");
-    write_safetensors(&path, &specs, &BTreeMap::new(), |spec| Ok(Cow::Borrowed(&all[&spec.name][..]))).unwrap();
+    let fill = async |spec: &TensorSpec| Ok(Cow::Borrowed(&all[&spec.name][..]));
+    pollster::block_on(write_safetensors(&path, &specs, &BTreeMap::new(), fill)).unwrap();
     folder
 }
 

@@ -1,7 +1,7 @@
 //! `potstill merge`, killed at ten random moments: it never leaves a model that loads in part, and in the end the bytes
 //! of an unbroken run.
 
-use super::common::small_model;
+use crate::common::small_model;
 use potstill::formats::ModelFolder;
 use potstill::random::SplitMix64;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Every method on tiny models against mergekit's own results (tests/golden/make_merge_golden.py).
 
-use super::common::{Golden, golden};
 use super::{difference, filled, open, run, tiny};
+use crate::common::{Golden, golden};
 
 /// The bound.
 const TOLERANCE: f32 = 1e-5;

@@ -1,7 +1,7 @@
 //! Models of other kinds than a plain folder: with an adapter, GGUF, another vocabulary, the result of a document.
 
-use super::common::{golden, small_config, small_model, small_tokenizer};
 use super::{difference, filled, open, run, run_with, tiny};
+use crate::common::{golden, small_config, small_model, small_tokenizer};
 use potstill::formats::{Adapter, Dtype, TensorSpec, write_json, write_safetensors};
 use potstill::merge::MergeOptions;
 use serde_json::json;
@@ -110,7 +110,8 @@ fn wider_model(folder: &Path) {
         .collect();
     drop(model);
     let path = folder.join("model.safetensors");
-    write_safetensors(&path, &specs, &BTreeMap::new(), |spec| Ok(Cow::Borrowed(&values[&spec.name][..]))).unwrap();
+    let fill = async |spec: &TensorSpec| Ok(Cow::Borrowed(&values[&spec.name][..]));
+    pollster::block_on(write_safetensors(&path, &specs, &BTreeMap::new(), fill)).unwrap();
     let mut config = small_config(16, 1);
     config["vocab_size"] = json!(344);
     write_json(&folder.join("config.json"), &config).unwrap();

@@ -1,8 +1,8 @@
 //! The families beside Llama, and what is particular to them: windows and learned positions in decoding, matrices that
 //! are stored transposed, layers that differ.
 
-use super::common::{Golden, golden, gpus, relative_error};
 use super::{TOLERANCE, batch_of, check_gradients, check_logits, check_packed, model, step};
+use crate::common::{Golden, golden, gpus, relative_error};
 use potstill::device::Device;
 use potstill::distill::recipe::SaveDtype;
 use potstill::distill::step::provide;
@@ -55,7 +55,8 @@ fn check_greedy(device: &Device, name: &str) {
     let folder = ModelFolder::open(golden(name)).unwrap();
     let mut generator = Generator::new(device, &folder, 32, usize::MAX).unwrap();
     let sampling = Sampling { max_tokens: expected.len(), ..Sampling::default() };
-    let found = generator.generate(&ids[..10], &sampling, &mut |_| ControlFlow::Continue(())).unwrap();
+    let found =
+        pollster::block_on(generator.generate(&ids[..10], &sampling, &mut |_| ControlFlow::Continue(()))).unwrap();
     assert_eq!(found, expected, "{name} on {}", device.name());
 }
 
@@ -96,7 +97,7 @@ fn a_folder_is_written_as_it_was_read() {
         decoder.allocate(&mut store, "", 8).unwrap();
         load_parameters(&decoder, &store, "", &folder.tensors, None).unwrap();
         let to = scratch.path().join(name);
-        write_folder(&to, &decoder, &store, "", None, &Value::Null, SaveDtype::Float32).unwrap();
+        pollster::block_on(write_folder(&to, &decoder, &store, "", None, &Value::Null, SaveDtype::Float32)).unwrap();
         let again = ModelFolder::open(&to).unwrap();
         assert_eq!(again.config["architectures"], json!([decoder.config.architecture]));
         let names: Vec<_> = folder.tensors.names().collect();
@@ -119,8 +120,9 @@ fn a_checkpoint_without_the_base_models_prefix_loads() {
     };
     let specs: Vec<TensorSpec> = folder.tensors.names().map(spec).collect();
     let file = scratch.path().join("model.safetensors");
-    let fill = |spec: &TensorSpec| Ok(Cow::Owned(folder.tensors.read_f32(&format!("transformer.{}", spec.name))?));
-    write_safetensors(&file, &specs, &BTreeMap::new(), fill).unwrap();
+    let fill =
+        async |spec: &TensorSpec| Ok(Cow::Owned(folder.tensors.read_f32(&format!("transformer.{}", spec.name))?));
+    pollster::block_on(write_safetensors(&file, &specs, &BTreeMap::new(), fill)).unwrap();
     let bare = Tensors::open_safetensors(&[file]).unwrap();
     let mut store = Store::new(&Device::cpu());
     decoder.allocate(&mut store, "bare:", 8).unwrap();

@@ -3,7 +3,7 @@
 use super::at_position;
 use super::record::Values;
 use super::source::Source;
-use crate::formats::parquet::List;
+use crate::formats::tables::List;
 use crate::shards::foreign::{Fault, Form, Position};
 use crate::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! DistillKit's Parquet files into a shard set.
+//! DistillKit's files into a shard set.
 
 use super::cells::{fault, floats, integers, raw, sniff};
 use super::record::{TopK, Values};
@@ -6,7 +6,7 @@ use super::source::{Source, Tokens};
 use super::{CONFIG_FILE, Progress, TOKENS_FILE, at_position};
 use crate::data::tokens::CorpusDigest;
 use crate::distill::codec_settings::{self, Codec};
-use crate::formats::parquet::List;
+use crate::formats::tables::List;
 use crate::formats::{Tokenizer, write_atomically};
 use crate::shards::foreign::{Fault, Form, check_position};
 use crate::shards::spec::{DEFAULT_ROWS_PER_SHARD, UNKNOWN_DIGEST};
@@ -54,7 +54,7 @@ pub struct Imported {
     pub padding: u64,
 }
 
-/// Reads `input`, a Parquet file or a folder of them, and writes the shard set `out` with [`TOKENS_FILE`] in it, or
+/// Reads `input`, a file or folder as [`files`](crate::formats::tables::files) takes it, and writes the shard set `out` with [`TOKENS_FILE`] in it, or
 /// goes on with one that a stopped process left there. `progress` may stop it, which is [`Error::Cancelled`].
 ///
 /// Errors name the file, the row and the position: ids that the vocabulary does not have or that stand twice, numbers

@@ -1,4 +1,4 @@
-//! Teacher records between DistillKit's Parquet files and shard sets.
+//! Teacher records between DistillKit's files and shard sets.
 //!
 //! [`import`] reads any of DistillKit's three stored forms ([`crate::shards::foreign`]) into a shard set with the
 //! tokens beside it; [`export`] writes a shard set in DistillKit's new form. Both read and write a row at a time,

@@ -1,6 +1,6 @@
-//! DistillKit's Parquet files as documents: which rows there are, which tokens, and where documents part.
+//! DistillKit's files as documents: which rows there are, which tokens, and where documents part.
 
-use crate::formats::parquet::{List, Table, files};
+use crate::formats::tables::{List, Table, files};
 use crate::shards::foreign::Form;
 use crate::{Error, Result};
 use std::ops::Range;

@@ -25,13 +25,10 @@ impl Recipe {
         put("device", json!(self.device));
         put("sequence_length", json!(self.sequence_length));
         put("model", self.model.to_json());
-        match &self.teacher {
-            Some(Teacher::Shards { path, head: None }) => put("teacher", json!({"kind": "shards", "path": path})),
-            Some(Teacher::Shards { path, head }) => {
-                put("teacher", json!({"kind": "shards", "path": path, "head": head}))
-            }
-            Some(Teacher::Live { path }) => put("teacher", json!({"kind": "live", "path": path})),
-            None => None,
+        match &self.teachers[..] {
+            [] => None,
+            [one] => put("teacher", one.to_json(false)),
+            several => put("teacher", several.iter().map(|teacher| teacher.to_json(true)).collect()),
         };
         put("dataset", self.dataset.to_json());
         self.masks.put(&mut root);

@@ -53,6 +53,7 @@ impl Recipe {
         problems.rule(tokens || !fits, "training_args.per_device_train_batch_size", expected, &batch);
         self.check_student(&mut problems);
         self.check_dataset(&mut problems);
+        self.check_teachers(&mut problems);
         self.check_losses(&mut problems);
         self.check_trained(&mut problems);
         self.check_optimisation(&mut problems);

@@ -58,7 +58,7 @@ impl Recipe {
             }
             self.check_function(&loss.function, &key, problems);
             if loss.function.needs_teacher() {
-                self.check_source(&loss.function, &key, problems);
+                self.check_sources(&loss.function, &key, problems);
             }
         }
     }
@@ -82,6 +82,9 @@ impl Recipe {
                         problems.add(complaint.help(remedy(divergence)));
                     }
                 }
+                for (name, expected, found) in divergence.adaptive().into_iter().flat_map(Adaptive::problems) {
+                    problems.rule(false, &key(&format!("t.adaptive.{name}")), expected, &found);
+                }
             }
             Function::Hinge { margin } => {
                 let share = *margin > 0.0 && *margin <= 1.0;
@@ -91,43 +94,15 @@ impl Recipe {
         }
     }
 
-    /// Whether the teacher can feed a loss that needs one.
-    fn check_source(&self, function: &Function, key: &dyn Fn(&str) -> String, problems: &mut Problems) {
-        let name = function.name();
-        let ranks = matches!(function, Function::Hinge { .. } | Function::LogisticRanking);
-        match (&self.teacher, function) {
-            (None, _) => {
-                let complaint = problems.at(&key("function")).expected(format!("a `teacher` for {name}"));
-                problems.add(complaint.found("none").help("add a teacher, or train on text with cross_entropy alone"));
-            }
-            (Some(Teacher::Shards { head: None, .. }), Function::LogitMse) => {
-                let complaint = problems.at(&key("function")).expected("a live teacher for logit_mse");
-                let complaint = complaint.found("shards, which hold no logits");
-                problems.add(complaint.help("use `teacher: { kind: live, ... }`, or another loss: kl"));
-            }
-            (Some(Teacher::Live { .. } | Teacher::Shards { head: Some(_), .. }), _) if ranks => {
-                let complaint = problems.at(&key("function")).expected(format!("recorded tokens to rank for {name}"));
-                let complaint = complaint.found("a live teacher");
-                problems
-                    .add(complaint.help("capture it and use `teacher: { kind: shards, ... }`, or another loss: kl"));
-            }
-            (Some(Teacher::Shards { head: None, .. }), Function::Divergence { divergence, temperature, missing }) => {
-                if *missing == MissingProbability::Zero && divergence.needs_support() {
-                    let handling = key("missing_probability_handling");
-                    let complaint = problems.at(&handling).expected(format!("another than zero for {name}"));
-                    let complaint = complaint.found("zero");
-                    problems.add(complaint.help(
-                        "the student's probability of a token that has none would cost infinitely much: use \
-                         symmetric_uniform",
-                    ));
-                }
-                if temperature.constant().is_none() {
-                    let complaint = problems.at(&key("temperature")).expected("one number for a teacher of shards");
-                    let complaint = complaint.found(temperature);
-                    problems.add(complaint.help("records hold the temperatures they were captured with and no other"));
-                }
-            }
-            (Some(_), _) => {}
+    /// Whether every teacher can feed a loss that needs one.
+    fn check_sources(&self, function: &Function, key: &dyn Fn(&str) -> String, problems: &mut Problems) {
+        if self.teachers.is_empty() {
+            let complaint = problems.at(&key("function")).expected(format!("a `teacher` for {}", function.name()));
+            problems.add(complaint.found("none").help("add a teacher, or train on text with cross_entropy alone"));
+        }
+        for (number, teacher) in self.teachers.iter().enumerate() {
+            let which = if self.teachers.len() > 1 { format!(" (`teacher[{number}]`)") } else { String::new() };
+            check_source(&teacher.source, &which, function, key, problems);
         }
     }
 
@@ -185,7 +160,7 @@ impl Recipe {
                 }
             }
         }
-        if self.teacher.is_some() && !self.learns_from_teacher() {
+        if !self.teachers.is_empty() && !self.learns_from_teacher() {
             warnings.push("no loss uses the teacher: it only measures the student".to_string());
         }
         warnings
@@ -201,6 +176,46 @@ impl Recipe {
             )
         };
         self.loss_functions.iter().filter(biased).map(warning).collect()
+    }
+}
+
+/// Whether the teacher `source`, named `which` where there are several, can feed a loss.
+fn check_source(
+    source: &TeacherSource,
+    which: &str,
+    function: &Function,
+    key: &dyn Fn(&str) -> String,
+    problems: &mut Problems,
+) {
+    let name = function.name();
+    let ranks = matches!(function, Function::Hinge { .. } | Function::LogisticRanking);
+    match (source, function) {
+        (TeacherSource::Shards { head: None, .. }, Function::LogitMse) => {
+            let complaint = problems.at(&key("function")).expected("a live teacher for logit_mse");
+            let complaint = complaint.found(format!("shards{which}, which hold no logits"));
+            problems.add(complaint.help("use `teacher: { kind: live, ... }`, or another loss: kl"));
+        }
+        (TeacherSource::Live { .. } | TeacherSource::Shards { head: Some(_), .. }, _) if ranks => {
+            let complaint = problems.at(&key("function")).expected(format!("recorded tokens to rank for {name}"));
+            let complaint = complaint.found(format!("a live teacher{which}"));
+            problems.add(complaint.help("capture it and use `teacher: { kind: shards, ... }`, or another loss: kl"));
+        }
+        (TeacherSource::Shards { head: None, .. }, Function::Divergence { divergence, temperature, missing }) => {
+            if *missing == MissingProbability::Zero && divergence.needs_support() {
+                let handling = key("missing_probability_handling");
+                let complaint = problems.at(&handling).expected(format!("another than zero for {name}"));
+                problems.add(complaint.found("zero").help(
+                    "the student's probability of a token that has none would cost infinitely much: use \
+                     symmetric_uniform",
+                ));
+            }
+            if temperature.constant().is_none() {
+                let complaint = problems.at(&key("temperature")).expected("one number for a teacher of shards");
+                let complaint = complaint.found(format!("{temperature}{which}"));
+                problems.add(complaint.help("records hold the temperatures they were captured with and no other"));
+            }
+        }
+        _ => {}
     }
 }
 

@@ -4,8 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::canonical::name;
 use super::hidden;
-use super::scheduled::Ramp;
-use super::{Divergence, Function, LossFunction, MissingProbability, Names, Scheduled};
+use super::{Divergence, Function, LossFunction, MissingProbability, Names, Scheduled, Share};
 use crate::yaml::{Fields, Node};
 use crate::{Error, Result};
 
@@ -69,10 +68,7 @@ const LOSSES: &[Named] = &[
     Named {
         name: "taid",
         keys: &[T, M, "t"],
-        read: |f| {
-            let rising = Scheduled::Ramp { shape: Ramp::Linear, from: 0.4, to: 1.0, steps: None };
-            divergence(f, Divergence::Taid { t: f.or("t", rising, Scheduled::read)? })
-        },
+        read: |f| divergence(f, Divergence::Taid { t: f.or("t", Share::default(), Share::read)? }),
     },
     Named { name: "logit_mse", keys: &[], read: |_| Ok(Function::LogitMse) },
     Named {
@@ -207,8 +203,10 @@ impl LossFunction {
                 for (key, value, _) in divergence.parameters() {
                     put(key, value.to_json());
                 }
-                if let Divergence::Jsd { scaled, .. } = divergence {
-                    put("scaled", json!(scaled));
+                match divergence {
+                    Divergence::Jsd { scaled, .. } => drop(put("scaled", json!(scaled))),
+                    Divergence::Taid { t } => drop(put("t", t.to_json())),
+                    _ => {}
                 }
             }
             Function::Hinge { margin } => {

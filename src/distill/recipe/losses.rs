@@ -3,7 +3,7 @@
 //! To add one: a variant of [`Function`] and a row of `LOSSES` in `loss_keys.rs`, which reads it; then the compiler
 //! asks for its name and canonical form there, and for its recording in `distill/terms.rs`.
 
-use super::{Hidden, Recipe, Scheduled};
+use super::{Adaptive, Hidden, Recipe, Scheduled, Share};
 
 /// One term of the loss.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,7 +89,7 @@ pub enum Divergence {
     /// `taid`: KL from softmax((1 - t) z + t v), between the student's logits z and the teacher's v.
     Taid {
         /// Default from 0.4 to 1 over the run.
-        t: Scheduled,
+        t: Share,
     },
 }
 
@@ -150,6 +150,14 @@ impl Function {
         !matches!(self, Function::CrossEntropy { .. })
     }
 
+    /// The rule by which its t follows the loss: TAID's, where it does.
+    pub fn adaptive(&self) -> Option<&Adaptive> {
+        match self {
+            Function::Divergence { divergence, .. } => divergence.adaptive(),
+            _ => None,
+        }
+    }
+
     /// The temperature at which it wants a stored teacher's records; `None` if it reads none.
     pub fn record_temperature(&self) -> Option<f64> {
         match self {
@@ -205,8 +213,9 @@ impl Divergence {
             Divergence::AlphaBeta { .. } => "alpha-beta divergence",
             Divergence::Taid { .. } => "KL(teacher between student and teacher || student)",
         };
-        let parameters: Vec<String> =
+        let mut parameters: Vec<String> =
             self.parameters().iter().map(|(key, value, _)| format!("{key} {value}")).collect();
+        parameters.extend(self.adaptive().map(|rule| format!("t {rule}")));
         if parameters.is_empty() { name.to_string() } else { format!("{name} ({})", parameters.join(", ")) }
     }
 
@@ -223,7 +232,15 @@ impl Divergence {
             Divergence::AlphaBeta { alpha, beta } => {
                 vec![("alpha", alpha, Bounds::Positive), ("beta", beta, Bounds::Positive)]
             }
-            Divergence::Taid { t } => vec![("t", t, Bounds::Unit)],
+            Divergence::Taid { t } => t.scheduled().map(|t| ("t", t, Bounds::Unit)).into_iter().collect(),
+        }
+    }
+
+    /// The rule by which TAID's t follows the loss, if it does.
+    pub fn adaptive(&self) -> Option<&Adaptive> {
+        match self {
+            Divergence::Taid { t } => t.adaptive(),
+            _ => None,
         }
     }
 

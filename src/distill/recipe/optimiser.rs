@@ -1,9 +1,8 @@
 //! The keys of `training_args` that choose the optimiser and the rates of single parameters.
 
 use super::{Names, TrainingArgs};
-use crate::Result;
 use crate::optim::{Rule, Settings};
-use crate::yaml::{Fields, Node};
+use crate::yaml::{Gather, Node};
 use serde_json::{Map, Value, json};
 
 /// `optim`: how gradients move parameters.
@@ -53,27 +52,32 @@ impl Optim {
     }
 }
 
-pub(super) fn read(fields: &Fields) -> Result<Read> {
-    let optim = fields.or("optim", Optim::AdamW, |node| node.choice(OPTIMS))?;
+pub(super) fn read(keys: &mut Gather) -> Read {
+    // Where `optim` itself is wrong, any of them may be right.
+    let before = keys.problems();
+    let optim = keys.or("optim", Optim::AdamW, |node| node.choice(OPTIMS));
+    let known = keys.problems() == before;
     let name = super::canonical::name(OPTIMS, optim);
-    let constant = |key: &str| match optim.constants().iter().find(|(own, _)| *own == key) {
-        Some((_, default)) => fields.or(key, *default, Node::number),
-        None if fields.node(key).is_some() => {
-            let complaint = fields.complaint(key).expected(format!("no such key with `optim: {name}`")).found("one");
-            complaint.help("remove it, or choose an `optim` that has it").err()
+    let mut constant = |key: &str| match optim.constants().iter().find(|(own, _)| *own == key) {
+        Some((_, default)) => keys.or(key, *default, Node::number),
+        None => {
+            if known && keys.has(key) {
+                let complaint = keys.complaint(key).expected(format!("no such key with `optim: {name}`")).found("one");
+                keys.add(complaint.help("remove it, or choose an `optim` that has it"));
+            }
+            0.0
         }
-        None => Ok(0.0),
     };
-    Ok(Read {
+    Read {
         optim,
-        adam_beta1: constant("adam_beta1")?,
-        adam_beta2: constant("adam_beta2")?,
-        adam_epsilon: constant("adam_epsilon")?,
-        momentum: constant("momentum")?,
-        layerwise_lr_decay: fields.or("layerwise_lr_decay", 1.0, Node::number)?,
-        lr_multipliers: fields.or("lr_multipliers", Vec::new(), |node| node.numbers_by_name())?,
-        ema_decay: fields.or("ema_decay", 0.0, Node::number)?,
-    })
+        adam_beta1: constant("adam_beta1"),
+        adam_beta2: constant("adam_beta2"),
+        adam_epsilon: constant("adam_epsilon"),
+        momentum: constant("momentum"),
+        layerwise_lr_decay: keys.or("layerwise_lr_decay", 1.0, Node::number),
+        lr_multipliers: keys.or("lr_multipliers", Vec::new(), Node::numbers_by_name),
+        ema_decay: keys.or("ema_decay", 0.0, Node::number),
+    }
 }
 
 impl TrainingArgs {

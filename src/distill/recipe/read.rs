@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::loss_keys::{default_losses, loss_function};
+use super::training::training_args;
 use super::*;
 use crate::distill::distillkit;
 use crate::yaml::{Fields, Node, keep, read_yaml};
@@ -74,7 +75,7 @@ fn root(node: Node) -> Result<Recipe> {
     let sequence_length = "the number of tokens in a sequence";
     let sequence_length = keep(&mut wrong, fields.need("sequence_length", sequence_length, Node::count));
     let model = keep(&mut wrong, fields.need("model", "the student", |node| student(node, or_any)));
-    let teacher = keep(&mut wrong, fields.maybe("teacher", teacher));
+    let teachers = keep(&mut wrong, fields.or("teacher", Vec::new(), teachers::read));
     let dataset = keep(&mut wrong, fields.need("dataset", "the text to train on", |node| dataset(node, or_any)));
     let losses = match fields.node("loss_functions") {
         Some(node) => node.list(loss_function),
@@ -95,7 +96,7 @@ fn root(node: Node) -> Result<Recipe> {
             device: device?,
             sequence_length: sequence_length?,
             model: model?,
-            teacher: teacher?,
+            teachers: teachers?,
             dataset: dataset?,
             loss_functions: losses?,
             layer_mapping: layer_mapping?,
@@ -108,7 +109,7 @@ fn root(node: Node) -> Result<Recipe> {
     whole().ok_or_else(|| Error::internal("a recipe in part"))
 }
 
-fn path(node: &Node) -> Result<PathBuf> {
+pub(super) fn path(node: &Node) -> Result<PathBuf> {
     node.text().map(PathBuf::from)
 }
 
@@ -167,26 +168,6 @@ fn config(node: &Node) -> Result<Config> {
     }
 }
 
-fn teacher(node: &Node) -> Result<Teacher> {
-    let fields = node.clone().fields(&["kind", "path", "head"], &["top_k", "kwargs", "logprob_compressor"])?;
-    let kind = fields.need("kind", "`shards` or `live`", Node::text)?;
-    match kind.as_str() {
-        "shards" => Ok(Teacher::Shards {
-            path: fields.need("path", "the shard set's folder", path)?,
-            head: fields.maybe("head", Node::text)?,
-        }),
-        "live" | "hf" if fields.node("head").is_some() => {
-            let complaint = fields.complaint("head").expected("no such key for a live teacher").found("one");
-            complaint.help("a live teacher has its own head: remove the key").err()
-        }
-        "live" | "hf" => Ok(Teacher::Live { path: fields.need("path", "the teacher's folder or hub id", Node::text)? }),
-        _ => {
-            let complaint = fields.complaint("kind").expected("shards or live").found(format!("the text {kind:?}"));
-            complaint.help("record a teacher with `potstill capture` and name the shards here").err()
-        }
-    }
-}
-
 fn dataset(node: &Node, seed: u64) -> Result<Dataset> {
     let known = &[
         "train",
@@ -235,92 +216,6 @@ fn holdout(node: &Node, seed: u64) -> Result<Holdout> {
         ref several => {
             let found = if several.is_empty() { "none" } else { "several" };
             node.complaint().expected("exactly one of fraction, sequences, documents").found(found).err()
-        }
-    }
-}
-
-const TRAINING_ARGS: &[&str] = &[
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "warmup_ratio",
-    "min_lr_ratio",
-    "weight_decay",
-    "optim",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "momentum",
-    "layerwise_lr_decay",
-    "lr_multipliers",
-    "ema_decay",
-    "max_grad_norm",
-    "max_steps",
-    "num_train_epochs",
-    "eval_steps",
-    "eval_samples",
-    "logging_steps",
-    "save_steps",
-    "save_total_limit",
-    "gradient_checkpointing",
-    "save_dtype",
-];
-
-fn training_args(node: &Node) -> Result<TrainingArgs> {
-    let fields = node.clone().fields(TRAINING_ARGS, &[])?;
-    let optimiser = optimiser::read(&fields)?;
-    Ok(TrainingArgs {
-        per_device_train_batch_size: fields.or("per_device_train_batch_size", 8, Node::count)?,
-        gradient_accumulation_steps: fields.or("gradient_accumulation_steps", 1, Node::count)?,
-        learning_rate: fields.or("learning_rate", 5e-5, Node::number)?,
-        lr_scheduler_type: fields.or("lr_scheduler_type", SchedulerType::Linear, |n| n.choice(SCHEDULERS))?,
-        warmup: warmup(&fields)?,
-        min_lr_ratio: fields.or("min_lr_ratio", 0.0, Node::number)?,
-        weight_decay: fields.or("weight_decay", 0.0, Node::number)?,
-        optim: optimiser.optim,
-        adam_beta1: optimiser.adam_beta1,
-        adam_beta2: optimiser.adam_beta2,
-        adam_epsilon: optimiser.adam_epsilon,
-        momentum: optimiser.momentum,
-        layerwise_lr_decay: optimiser.layerwise_lr_decay,
-        lr_multipliers: optimiser.lr_multipliers,
-        ema_decay: optimiser.ema_decay,
-        max_grad_norm: fields.or("max_grad_norm", 1.0, Node::number)?,
-        length: length(&fields)?,
-        eval_steps: fields.maybe("eval_steps", Node::integer)?,
-        eval_samples: fields.maybe("eval_samples", Node::count)?,
-        logging_steps: fields.or("logging_steps", 10, Node::integer)?,
-        save_steps: fields.or("save_steps", 500, Node::integer)?,
-        save_total_limit: fields.or("save_total_limit", 2, Node::count)?,
-        gradient_checkpointing: fields.or("gradient_checkpointing", false, Node::boolean)?,
-        save_dtype: fields.or("save_dtype", SaveDtype::Float32, |n| n.choice(SAVE_DTYPES))?,
-    })
-}
-
-fn warmup(fields: &Fields) -> Result<Warmup> {
-    let steps = fields.maybe("warmup_steps", Node::integer)?;
-    let ratio = fields.maybe("warmup_ratio", Node::number)?;
-    match (steps, ratio) {
-        (Some(_), Some(_)) => {
-            fields.complaint("warmup_ratio").expected("this or `warmup_steps`").found("both").help("remove one").err()
-        }
-        (None, Some(ratio)) => Ok(Warmup::Ratio(ratio)),
-        (steps, None) => Ok(Warmup::Steps(steps.unwrap_or(0))),
-    }
-}
-
-fn length(fields: &Fields) -> Result<Length> {
-    let steps = fields.maybe("max_steps", Node::integer)?;
-    let epochs = fields.maybe("num_train_epochs", Node::number)?;
-    match (steps, epochs) {
-        (Some(steps), None) => Ok(Length::Steps(steps)),
-        (None, Some(epochs)) => Ok(Length::Epochs(epochs)),
-        (steps, _) => {
-            let found = if steps.is_some() { "both" } else { "neither" };
-            let complaint = fields.complaint("max_steps").expected("this or `num_train_epochs`").found(found);
-            complaint.help("say how long to train by one of them").err()
         }
     }
 }

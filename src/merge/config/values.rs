@@ -87,7 +87,7 @@ fn number(node: &Node, kind: Kind) -> Result<f64> {
     let (fits, expected) = match kind {
         Kind::Share => ((0.0..=1.0).contains(&number), "a number from 0 to 1"),
         Kind::Positive => (number > 0.0 && number.is_finite(), "a positive number"),
-        Kind::Count => (number >= 1.0 && number <= 1e6 && number.fract() == 0.0, "a whole number from 1 on"),
+        Kind::Count => ((1.0..=1e6).contains(&number) && number.fract() == 0.0, "a whole number from 1 on"),
         Kind::Number | Kind::Flag => (number.is_finite(), "a number"),
     };
     if fits { Ok(number) } else { node.wrong(expected) }

@@ -55,14 +55,16 @@ pub struct Cut {
     pub deltas: bool,
 }
 
+/// Fills the second argument, which has the length of the block.
+type Apply<'k> = dyn Fn(&mut Block, &mut [f32]) + Send + Sync + 'k;
+
 /// What computes a block of the result.
 pub struct Kernel<'k> {
     cut: Cut,
-    apply: Box<dyn Fn(&mut Block, &mut [f32]) + Send + Sync + 'k>,
+    apply: Box<Apply<'k>>,
 }
 
 impl<'k> Kernel<'k> {
-    /// `apply` fills the second argument, which has the length of the block.
     pub(super) fn new(cut: Cut, apply: impl Fn(&mut Block, &mut [f32]) + Send + Sync + 'k) -> Kernel<'k> {
         Kernel { cut, apply: Box::new(apply) }
     }

@@ -82,8 +82,40 @@ fn adamw_8bit(s: &mut Setup, n: usize, factor: f64, decay: bool) {
     [page.param, page.grad, page.codes, page.scales].into_iter().for_each(|t| s.result(t));
 }
 
+/// (what, t, momentum and previous loss, loss, least t)
+type Taid = (&'static str, f64, [f64; 2], f64, f64);
+
+const TAID: [Taid; 7] = [
+    ("the first step", 0.4, [0.0, 0.0], 2.0, 0.25),
+    ("the first step below the line", 0.4, [0.0, 0.0], 2.0, 0.5),
+    ("a falling loss", 0.5, [0.25, 2.0], 1.25, 0.4375),
+    ("a rising loss", 0.5, [-0.5, 1.0], 3.5, 0.4375),
+    ("below the line", 0.5, [0.5, 1.0], 0.5, 0.75),
+    ("near the end", 0.875, [3.0, 1.0], 0.125, 0.5),
+    ("a loss that was all but nothing", 0.5, [0.0, 1e-20], 4.0, 0.0),
+];
+
+fn taid(s: &mut Setup, (_, t, state, loss, least): Taid) {
+    let exact = |x: f64| f64::from(x as f32);
+    let mut losses = s.randoms(64);
+    losses[37] = loss;
+    let at = s.ints([1], vec![37]);
+    let (losses, least) = (s.floats([64], losses, false), s.floats([1], vec![exact(least)], false));
+    let t = s.floats([1], vec![exact(t)], false);
+    let (state, history) = (s.floats([2], state.map(exact).to_vec(), false), s.fixed([64]));
+    let rule = ops::TaidStep { end: 0.9, alpha: 0.25, beta: 0.75 };
+    let moved = ops::taid_step(&mut s.graph, rule, [t, state, history], losses, at, least);
+    moved.into_iter().for_each(|t| s.result(t));
+}
+
 pub fn cases() -> Vec<Case> {
     let mut rows = Vec::new();
+    for row in TAID {
+        rows.push(Case::new("taid_step", row.0, move |s| {
+            taid(s, row);
+            Ok(())
+        }));
+    }
     // A clip factor of 0 keeps everything but the gradient, which may then hold a NaN.
     for (factor, decay) in [(1.0, true), (0.25, false), (0.0, true)] {
         for n in SIZES {

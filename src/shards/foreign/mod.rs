@@ -1,5 +1,5 @@
 //! Teacher distributions as DistillKit (arcee-ai/DistillKit v1) stores them: one list of positions a document, each
-//! position decoded by itself. Bytes and numbers only; the Parquet files around them are `formats::parquet`'s.
+//! position decoded by itself. Bytes and numbers only; the files around them are `formats::tables`'.
 //!
 //! Three forms, told apart by their columns, the first that fits counting:
 //!

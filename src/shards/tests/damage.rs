@@ -2,12 +2,10 @@
 
 use std::fs;
 
-use sha2::{Digest, Sha256};
-
 use super::super::journal::{JOURNAL_FILE, Journal};
-use super::super::manifest::hex;
 use super::super::reader::verify_shard;
 use super::*;
+use crate::digest::sha256;
 
 /// Truncations to every length, and every single-bit flip.
 fn damaged(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
@@ -52,7 +50,7 @@ fn a_damaged_shard_is_refused_even_with_its_digest_forged() {
         for copy in damaged(&bytes) {
             assert!(verify(&entry, &copy).is_err());
             // A forger gets past the digest, but no id leaves the vocabulary and nothing panics.
-            let forged = ShardEntry { sha256: hex(&Sha256::digest(&copy)), bytes: copy.len() as u64, ..entry.clone() };
+            let forged = ShardEntry { sha256: sha256(&copy), bytes: copy.len() as u64, ..entry.clone() };
             if verify(&forged, &copy).is_ok() {
                 let words = manifest::words_from_bytes(&copy[64..]);
                 let row = rows::decode(&spec, &words, 0, Path::new("s")).unwrap();

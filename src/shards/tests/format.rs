@@ -1,10 +1,8 @@
 //! The bytes of the format, and what comes back from them.
 
-use sha2::{Digest, Sha256};
-
-use super::super::manifest::hex;
 use super::super::rows;
 use super::*;
+use crate::digest::{hex, sha256};
 
 const DOC: &str = include_str!("../../../docs/shards.md");
 
@@ -76,8 +74,8 @@ fn assert_golden((spec, batch): (SetSpec, RowBatch), manifest: &str, shard: &str
     let names: Vec<&str> = files.iter().map(|f| f.0.as_str()).collect();
     assert_eq!(names, ["00000.shard", "manifest.json"]);
     assert_eq!(hex(&files[0].1), documented_hex(marker));
-    assert_eq!(hex(&Sha256::digest(&files[0].1)), shard);
-    assert_eq!(hex(&Sha256::digest(&files[1].1)), manifest, "{}", String::from_utf8_lossy(&files[1].1));
+    assert_eq!(sha256(&files[0].1), shard);
+    assert_eq!(sha256(&files[1].1), manifest, "{}", String::from_utf8_lossy(&files[1].1));
     Reader::open(dir.path()).unwrap().alignment().unwrap();
 }
 

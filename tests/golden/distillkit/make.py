@@ -1,7 +1,8 @@
-"""Writes the golden values of DistillKit's stored forms: golden.json and the .parquet files beside this script.
+"""Writes the golden values of DistillKit's stored forms: golden.json, the .parquet files and the folders in saved/.
 
 An independent implementation of docs/distillkit.md in numpy (double precision, numpy.linalg.lstsq); the files are written
-by pyarrow. Needs numpy and pyarrow:  python tests/golden/distillkit/make.py
+by pyarrow, the same tables in saved/ by `Dataset.save_to_disk`. Needs numpy, pyarrow and datasets:
+python tests/golden/distillkit/make.py
 """
 
 import json
@@ -9,6 +10,7 @@ import math
 import struct
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -241,6 +243,10 @@ def tokens(n):
     return RNG.integers(1, VOCABULARY, n).tolist()
 
 
+def save(table, name, **how):
+    datasets.Dataset(table).save_to_disk(HERE / "saved" / name, **how)
+
+
 def tables():
     """The three forms as files, each with another compression, page version and shape of lists."""
     expected = {}
@@ -259,6 +265,7 @@ def tables():
         }
     )
     pq.write_table(table, HERE / "new.parquet", compression="snappy", row_group_size=2)
+    save(table, "new", num_shards=3)
     expected["new"] = dict(
         config=TABLE_NEW, rows=[dict(input_ids=r[0], documents=[[0, len(r[0])]], records=r[1]) for r in rows]
     )
@@ -279,6 +286,9 @@ def tables():
         }
     )
     pq.write_table(table, HERE / "legacy.parquet", compression="zstd", data_page_version="2.0")
+    # A column to pass over stands first, and the data set is one of a dictionary.
+    table = table.select([5, 0, 1, 2, 3, 4])
+    datasets.DatasetDict(train=datasets.Dataset(table)).save_to_disk(HERE / "saved/legacy")
     expected["legacy"] = dict(
         config=TABLE_LEGACY,
         rows=[
@@ -307,6 +317,7 @@ def tables():
         }
     )
     pq.write_table(table, HERE / "raw.parquet", compression="gzip", data_page_size=64, use_dictionary=False)
+    save(table, "raw")
     expected["raw"] = dict(
         rows=[dict(input_ids=r[0], labels=r[1], documents=[[0, len(r[0])]], records=r[2]) for r in rows]
     )
@@ -323,6 +334,8 @@ def tables():
         }
     )
     pq.write_table(table, HERE / "raw_log_probs.parquet", compression="lz4")
+    fixed = table["top_values"].cast(pa.list_(pa.list_(pa.float32(), 5)))
+    save(table.set_column(0, "top_values", fixed), "raw_log_probs")
     expected["raw_log_probs"] = dict(
         rows=[dict(input_ids=r[0], documents=[[0, len(r[0])]], records=r[1]) for r in rows]
     )

@@ -1,13 +1,11 @@
 //! Losses on hidden states and attention relations, from a live teacher and from stored states.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod ops;
 mod refusals;
 mod stored;
 mod train;
 
-use common::{novel, recipe, small_config, small_model};
+use crate::common::{novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::metrics::{self, Record as Line};

@@ -2,12 +2,10 @@
 //! model, whatever goes wrong on the way; what cannot be mended is said at once.
 #![cfg(feature = "endpoint")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod refusals;
 mod server;
 
-use common::{small_model, small_tokenizer};
+use crate::common::{small_model, small_tokenizer};
 use potstill::Error;
 use potstill::data::tokens::Corpus;
 use potstill::device::Device;

@@ -1,7 +1,5 @@
 //! Merging: against mergekit, with adapters, GGUF and other vocabularies; what is refused; what a kill leaves.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod faults;
 #[cfg(feature = "cli")]
 mod kill;
@@ -17,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 /// One of the four models of tests/golden/make_merge_golden.py.
 pub fn tiny(name: &str) -> PathBuf {
-    common::golden("merge").join(name)
+    crate::common::golden("merge").join(name)
 }
 
 /// The configuration with `{name}` replaced by the folder of a tiny model.

@@ -2,18 +2,15 @@
 //! every option of the family; logits, gradients and greedy text of the other families. Golden tensors and the scripts
 //! that made them are in tests/golden/.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod families;
 
-use common::{Golden, golden, gpus, relative_error};
+use crate::common::{Golden, golden, gpus, relative_error};
 use potstill::data::packing::{Batch, IGNORE};
 use potstill::data::tokens::NO_ROUTE;
 use potstill::device::Device;
 use potstill::distill::batch::{write_training_batch, write_weights};
-use potstill::distill::hidden::HiddenLosses;
 use potstill::distill::recipe::LossFunction;
-use potstill::distill::step::{StepSpec, TeacherInput, provide};
+use potstill::distill::step::{StepSpec, provide};
 use potstill::distill::trained::Trained;
 use potstill::formats::ModelFolder;
 use potstill::graph::{Graph, Plan, Runner, Store};
@@ -72,17 +69,16 @@ fn model(device: &Device, name: &str, batch: usize, context: usize, recompute: b
     let optimiser = Optimiser::new(Settings::adamw(0.9, 0.95, 1e-8, 0.1, 1.0), &mut store, &groups).unwrap();
     let losses = vec![LossFunction::cross_entropy(1.0)];
     let vocabulary = decoder.config.vocab_size;
-    let (student, teacher) = (decoder.clone(), TeacherInput::None);
     let spec = StepSpec {
-        student,
+        student: decoder.clone(),
         trained,
-        teacher,
+        teachers: Vec::new(),
+        shared: false,
         vocabulary,
         batch,
         context,
         recompute,
         losses,
-        hidden: HiddenLosses::default(),
     };
     Model { decoder, store, optimiser, spec }
 }
