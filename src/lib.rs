@@ -17,6 +17,7 @@ pub mod graph;
 #[cfg(not(target_family = "wasm"))]
 pub mod inspect;
 pub mod losses;
+pub mod merge;
 pub mod models;
 pub mod nn;
 pub mod ops;
@@ -28,5 +29,6 @@ pub mod selftest;
 pub mod shards;
 #[cfg(feature = "spectrum")]
 pub mod spectrum;
+mod yaml;
 
 pub use error::{Error, Result};

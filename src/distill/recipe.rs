@@ -10,13 +10,12 @@
 
 mod canonical;
 mod check;
-pub(super) mod fields;
 mod hidden;
 mod loss_checks;
 mod loss_keys;
 mod losses;
 mod optimiser;
-pub(super) mod read;
+mod read;
 mod scheduled;
 mod students;
 mod taid;
@@ -38,6 +37,7 @@ use serde_json::{Map, Value};
 use super::layer_map::LayerMapping;
 use crate::data::documents::Split;
 use crate::data::split::Holdout;
+use crate::yaml::Names;
 
 /// A whole run. Defaults are those of a key that is left out.
 #[derive(Clone, Debug, PartialEq)]
@@ -265,9 +265,6 @@ impl Recipe {
         }
     }
 }
-
-/// The names a key's value may have, each with what it means: one table for reading, writing and messages.
-pub(super) type Names<T> = &'static [(&'static str, T)];
 
 const SCHEDULERS: Names<SchedulerType> = &[
     ("constant", SchedulerType::Constant),
