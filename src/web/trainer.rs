@@ -92,7 +92,7 @@ impl Trainer {
     }
 
     /// Takes up to `count` steps (default 1) and tells of each: fewer at the end of the run, after `pause`, or when the
-    /// signal fires. While paused it waits for `resume`.
+    /// signal fires. While paused it waits for `resume`. Steps that were lost with a device are taken, and told of, again.
     #[wasm_bindgen(unchecked_return_type = "StepReport[]")]
     pub async fn step(&self, count: Option<f64>, signal: Option<AbortSignal>) -> Outcome<JsValue> {
         let call = Context::stopped_by(signal);
