@@ -88,6 +88,21 @@ impl Tokenizer {
         Ok(Tokenizer { place: place.to_path_buf(), inner, json, config, merges, token_bytes })
     }
 
+    /// The content of its tokenizer.json.
+    pub(crate) fn json(&self) -> Result<Value> {
+        serde_json::from_slice(&self.json).map_err(|e| Error::internal(e.to_string()))
+    }
+
+    /// The content of its tokenizer_config.json.
+    pub(crate) fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// Pairs of tokens that become one, the first ones first; none for models without merges.
+    pub(crate) fn merges(&self) -> &[(String, String)] {
+        &self.merges
+    }
+
     /// The ids of `text`. Special tokens written out in the text are recognised as such; `add_special` adds what the
     /// tokenizer puts around a text (usually a beginning-of-text token, or nothing).
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {

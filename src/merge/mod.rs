@@ -17,7 +17,12 @@ mod plan;
 mod plan_tensor;
 mod run;
 mod tokenizer;
+mod union;
+mod vocabulary;
 
-pub use config::{BaseRole, ChatTemplate, MergeConfig, MethodSpec, Module, Reference, Slice, Source, TokenizerSource};
+pub use config::{
+    BaseRole, ChatTemplate, MergeConfig, MethodSpec, Module, Reference, Slice, Source, TokenRow, TokenRule,
+    TokenizerSource,
+};
 pub use plan::{Plan, Planned};
 pub use run::{MergeOptions, Merged, Progress, merge};

@@ -126,7 +126,7 @@ fn write_one(
     tokenizer::write(config, &plan.models, plan.donor, plan.vocabulary.as_ref(), out)?;
     write_text(&out.join("README.md"), &card(config, &plan, out))?;
     write_text(&out.join("mergekit_config.yml"), &config.text)?;
-    let tokens = plan.vocabulary.as_ref().map_or(plan.donor, |vocabulary| vocabulary.donor());
+    let tokens = plan.vocabulary.as_ref().map_or(plan.donor, |vocabulary| vocabulary.donor);
     write_configs(out, &plan.config, &plan.models[tokens].folder.generation_config)?;
     output::finish(out, part)?;
     Ok(merged)

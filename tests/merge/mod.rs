@@ -6,6 +6,7 @@ mod kill;
 mod peers;
 mod refusals;
 mod sources;
+mod tokens;
 
 use potstill::formats::ModelFolder;
 use potstill::merge::{MergeConfig, MergeOptions, Merged, merge};
