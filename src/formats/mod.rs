@@ -33,6 +33,7 @@ pub use files::{Bytes, claim_output_dir, read_json, read_json_if_present, write_
 pub use gguf::{GgufHeader, GgufTensor, MetaValue};
 pub use model_folder::{ModelFolder, write_configs};
 pub use peft::{Adapter, AdapterConfig, write_adapter};
-pub use safetensors_file::{TensorSpec, write_safetensors, write_safetensors_bytes};
+pub(crate) use safetensors_file::Draft;
+pub use safetensors_file::{TensorSpec, write_safetensors};
 pub use tensors::Tensors;
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -9,7 +9,8 @@ use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 
@@ -107,27 +108,41 @@ pub async fn write_safetensors<'a>(
     file.finish()
 }
 
-/// [`write_safetensors`] for tensors that never lie in memory whole: `fill` hands over each one's bytes piece by piece.
-pub fn write_safetensors_bytes<'a>(
-    path: &Path,
-    specs: &'a [TensorSpec],
-    metadata: &BTreeMap<String, String>,
-    mut fill: impl FnMut(&'a TensorSpec, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
-) -> Result<()> {
-    let (mut file, ordered) = begin(path, specs, metadata)?;
-    for spec in ordered {
-        let bytes = spec.shape.iter().product::<usize>() * width(spec.dtype);
-        let mut written = 0;
-        fill(spec, &mut |piece| {
-            written += piece.len();
-            file.writer.write_all(piece).map_err(Error::io("write", path))
-        })?;
-        if written != bytes {
-            let found = format!("{written} bytes");
-            return Error::file(path).field(&spec.name).expected(format!("{bytes} bytes")).found(found).err();
+/// A new safetensors file whose tensors' bytes come in any order, from any thread. Dropped before [`Draft::finish`], it
+/// leaves nothing.
+pub(crate) struct Draft<'a> {
+    file: AtomicFile,
+    /// The tensors, with where their bytes begin in the file and how many they are.
+    pub places: Vec<(&'a TensorSpec, Range<u64>)>,
+}
+
+impl<'a> Draft<'a> {
+    /// Begins a file of all `specs`.
+    pub fn begin(path: &Path, specs: &'a [TensorSpec], metadata: &BTreeMap<String, String>) -> Result<Draft<'a>> {
+        let (mut file, ordered) = begin(path, specs, metadata)?;
+        file.writer.flush().map_err(Error::io("write", path))?;
+        let mut end = file.writer.get_ref().metadata().map_err(Error::io("read", path))?.len();
+        let mut places = Vec::new();
+        for spec in ordered {
+            let start = end;
+            end += (spec.shape.iter().product::<usize>() * width(spec.dtype)) as u64;
+            places.push((spec, start..end));
         }
+        file.writer.get_ref().set_len(end).map_err(Error::io("extend", path))?;
+        Ok(Draft { file, places })
     }
-    file.finish()
+
+    /// What writes the bytes of the tensor at `place`, one after the other.
+    pub fn writer(&self, place: &Range<u64>) -> Result<File> {
+        let mut file = self.file.reopen()?;
+        file.seek(SeekFrom::Start(place.start)).map_err(Error::io("seek in", self.file.path()))?;
+        Ok(file)
+    }
+
+    /// Puts the file in its place, once every tensor is written.
+    pub fn finish(self) -> Result<()> {
+        self.file.finish()
+    }
 }
 
 /// A new file with its header, and the tensors in the order of their data.

@@ -8,6 +8,7 @@
 
 mod config;
 mod config_json;
+mod execute;
 mod lora;
 pub mod methods;
 mod model;

@@ -3,6 +3,8 @@
 mod faults;
 #[cfg(feature = "cli")]
 mod kill;
+#[cfg(target_os = "linux")]
+mod memory;
 mod peers;
 mod refusals;
 mod sources;

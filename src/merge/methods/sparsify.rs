@@ -95,14 +95,7 @@ impl Thinning {
                 Keep::All => {}
                 Keep::Nothing => values.fill(0.0),
                 Keep::Between(first, last) => {
-                    let (mut first, mut last) = (first.walk(index), last.walk(index));
-                    for x in values.iter_mut() {
-                        let key = magnitude(*x);
-                        let (cut_off, kept) = (first.next(key), last.next(key));
-                        if cut_off || !kept {
-                            *x = 0.0;
-                        }
-                    }
+                    keep_between(first, last, index, values);
                 }
                 Keep::Random { density } => {
                     let limit = limit(*density);
@@ -152,6 +145,40 @@ impl Thinning {
             }
         }
     }
+}
+
+/// Values that are compared together.
+const LANES: usize = 16;
+
+/// Drops what does not lie between two borders. Only keys equal to a border's have to be counted one by one.
+fn keep_between(first: &Border, last: &Border, block: usize, values: &mut [f32]) {
+    let (highest, lowest) = (first.key(), last.key());
+    let (mut first, mut last) = (first.walk(block), last.walk(block));
+    for values in values.chunks_mut(LANES) {
+        if keep_inside(values, lowest, highest) {
+            for x in values.iter_mut() {
+                let key = magnitude(*x);
+                let (cut_off, kept) = (first.next(key), last.next(key));
+                if cut_off || !kept {
+                    *x = 0.0;
+                }
+            }
+        }
+    }
+}
+
+/// Drops values with keys below `lowest` or above `highest`, unless some are equal to either: then it says so.
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2"))]
+fn keep_inside(values: &mut [f32], lowest: u32, highest: u32) -> bool {
+    let equal = |any: bool, x: &f32| any | (magnitude(*x) == lowest) | (magnitude(*x) == highest);
+    if values.iter().fold(false, equal) {
+        return true;
+    }
+    for x in values {
+        let key = magnitude(*x);
+        *x = if (key > lowest) & (key < highest) { *x } else { 0.0 };
+    }
+    false
 }
 
 /// A word below this has the probability p.

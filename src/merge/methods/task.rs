@@ -51,20 +51,31 @@ impl Task {
     }
 }
 
+/// Values that are voted on together.
+const LANES: usize = 64;
+
 /// Replaces the sums in `out` by those of the values that have the sum's sign (0 counts as positive), divided by the
 /// sum of their weights if `normalize`.
 fn agree(block: &Block, weights: &[f32], normalize: bool, out: &mut [f32]) {
-    for (i, out) in out.iter_mut().enumerate() {
-        let positive = *out >= 0.0;
-        let (mut sum, mut divisor) = (0.0, 0.0);
+    for (i, out) in out.chunks_mut(LANES).enumerate() {
+        let (mut sums, mut divisors) = ([0.0; LANES], [0.0; LANES]);
         for (model, weight) in block.models.iter().zip(weights) {
-            let x = model[i];
-            if (positive && x > 0.0) || (!positive && x < 0.0) {
-                sum += x;
-                divisor += weight;
-            }
+            add_agreeing(&model[i * LANES..][..out.len()], *weight, out, &mut sums, &mut divisors);
         }
-        *out = if normalize && divisor != 0.0 { sum / divisor } else { sum };
+        for (out, (sum, divisor)) in out.iter_mut().zip(sums.iter().zip(&divisors)) {
+            *out = if normalize && *divisor != 0.0 { sum / divisor } else { *sum };
+        }
+    }
+}
+
+/// One model's votes.
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2"))]
+fn add_agreeing(values: &[f32], weight: f32, elected: &[f32], sums: &mut [f32], divisors: &mut [f32]) {
+    let totals = sums.iter_mut().zip(divisors);
+    for ((x, elected), (sum, divisor)) in values.iter().zip(elected).zip(totals) {
+        let agrees = (*x > 0.0) & (*elected >= 0.0) | (*x < 0.0) & (*elected < 0.0);
+        *sum += if agrees { *x } else { 0.0 };
+        *divisor += if agrees { weight } else { 0.0 };
     }
 }
 
