@@ -42,6 +42,7 @@ pub(super) struct Thinning {
     keep: Vec<Keep>,
     key: [u32; 2],
     row: usize,
+    by_chance: bool,
 }
 
 /// The first and the last position, in descending order of n magnitudes, of what a model keeps. Shares are cut down to
@@ -59,8 +60,14 @@ impl Sparsify {
         Cut { unit: if self == Sparsify::Ranked { inputs.row() } else { 1 }, deltas: true }
     }
 
-    /// Finds the borders of every model's window.
-    pub(super) fn prepare(self, inputs: &Inputs, models: &[PerModel], key: [u32; 2]) -> Result<Thinning> {
+    /// Finds the borders of every model's window. What chance keeps is divided by its probability if `by_chance`.
+    pub(super) fn prepare(
+        self,
+        inputs: &Inputs,
+        models: &[PerModel],
+        key: [u32; 2],
+        by_chance: bool,
+    ) -> Result<Thinning> {
         let n = inputs.count();
         let whole = |model: &PerModel| self == Sparsify::Nothing || model.density >= 1.0;
         let windowed = matches!(self, Sparsify::Magnitude | Sparsify::Outliers);
@@ -82,7 +89,7 @@ impl Sparsify {
                 Keep::Between(found.next().unwrap_or_default(), found.next().unwrap_or_default())
             }
         };
-        Ok(Thinning { keep: models.iter().zip(found).map(keep).collect(), key, row: inputs.row() })
+        Ok(Thinning { keep: models.iter().zip(found).map(keep).collect(), key, row: inputs.row(), by_chance })
     }
 }
 
@@ -99,11 +106,7 @@ impl Thinning {
                 }
                 Keep::Random { density } => {
                     let limit = limit(*density);
-                    self.draw(lane, start, values.len(), |i, word| {
-                        if word >= limit {
-                            values[i] = 0.0;
-                        }
-                    });
+                    self.draw(lane, start, values.len(), |i, word| values[i] = self.kept(values[i], word, limit));
                 }
                 Keep::Ranked { density, epsilon } => self.by_rank(lane, start, values, *density, *epsilon),
             }
@@ -124,11 +127,16 @@ impl Thinning {
                 limits[(entry & 0xffff_ffff) as usize] = limit(density - epsilon + 2.0 * epsilon * r);
             }
         }
-        self.draw(lane, start, values.len(), |i, word| {
-            if word >= limits[i] {
-                values[i] = 0.0;
-            }
-        });
+        self.draw(lane, start, values.len(), |i, word| values[i] = self.kept(values[i], word, limits[i]));
+    }
+
+    /// What a random word makes of a value.
+    fn kept(&self, x: f32, word: u64, limit: u64) -> f32 {
+        match word < limit {
+            true if self.by_chance => (f64::from(x) / chance(limit)) as f32,
+            true => x,
+            false => 0.0,
+        }
     }
 
     /// A random word for each of `count` values of a model from `start` on.
@@ -179,6 +187,11 @@ fn keep_inside(values: &mut [f32], lowest: u32, highest: u32) -> bool {
         *x = if (key > lowest) & (key < highest) { *x } else { 0.0 };
     }
     false
+}
+
+/// The probability of a word below `limit`.
+fn chance(limit: u64) -> f64 {
+    limit as f64 / (1u64 << 32) as f64
 }
 
 /// A word below this has the probability p.
