@@ -20,6 +20,7 @@ pub mod parquet;
 mod peft;
 mod quants;
 mod safetensors_file;
+mod spelling;
 #[cfg(feature = "parquet")]
 pub mod tables;
 mod tensors;
@@ -36,4 +37,5 @@ pub use peft::{Adapter, AdapterConfig, write_adapter};
 pub(crate) use safetensors_file::Draft;
 pub use safetensors_file::{TensorSpec, write_safetensors};
 pub use tensors::Tensors;
+pub(crate) use tokenizer::TokenText;
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -64,7 +64,7 @@ pub(super) fn merged(
 }
 
 /// Where the text model's settings are.
-fn text(root: &mut Map<String, Value>) -> &mut Map<String, Value> {
+pub(super) fn text(root: &mut Map<String, Value>) -> &mut Map<String, Value> {
     let nested = root.get("text_config").is_some_and(Value::is_object);
     match nested {
         true => root.get_mut("text_config").and_then(Value::as_object_mut).expect("checked to be an object"),

@@ -3,7 +3,7 @@
 use super::config::{ChatTemplate, MergeConfig};
 use super::model::Model;
 use super::vocabulary::Vocabulary;
-use crate::formats::{write_atomically, write_json};
+use crate::formats::{ModelFolder, write_atomically, write_json};
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -31,18 +31,9 @@ pub(super) fn write(
     out: &Path,
 ) -> Result<()> {
     let donor = &models[vocabulary.map_or(donor, |vocabulary| vocabulary.donor)];
-    let made = vocabulary.and_then(|vocabulary| vocabulary.made.as_ref());
-    match donor.folder.gguf() {
-        _ if made.is_some() => made.map_or(Ok(()), |made| made.save(out))?,
-        Some(header) if !header.metadata.contains_key("tokenizer.ggml.tokens") => {}
-        Some(_) => donor.folder.tokenizer()?.save(out)?,
-        None => {
-            for file in FILES.iter().map(|name| donor.folder.path().join(name)).filter(|path| path.is_file()) {
-                let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
-                let path = out.join(file.file_name().unwrap_or_default());
-                write_atomically(&path, |file| file.write_all(&bytes).map_err(Error::io("write", &path)))?;
-            }
-        }
+    match vocabulary.and_then(|vocabulary| vocabulary.made.as_ref()) {
+        Some(made) => made.save(out)?,
+        None => copy(&donor.folder, out)?,
     }
     let template = match &config.chat_template {
         None => return Ok(()),
@@ -50,6 +41,22 @@ pub(super) fn write(
         Some(ChatTemplate::Auto) => commonest(models),
     };
     template.map_or(Ok(()), |template| set_template(out, &template))
+}
+
+/// Writes a model's tokenizer.
+pub(super) fn copy(donor: &ModelFolder, out: &Path) -> Result<()> {
+    match donor.gguf() {
+        Some(header) if !header.metadata.contains_key("tokenizer.ggml.tokens") => Ok(()),
+        Some(_) => donor.tokenizer()?.save(out),
+        None => {
+            for file in FILES.iter().map(|name| donor.path().join(name)).filter(|path| path.is_file()) {
+                let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
+                let path = out.join(file.file_name().unwrap_or_default());
+                write_atomically(&path, |file| file.write_all(&bytes).map_err(Error::io("write", &path)))?;
+            }
+            Ok(())
+        }
+    }
 }
 
 /// The template that most models have; of equally many the first model's.

@@ -1,5 +1,6 @@
 //! Merging: against mergekit, with adapters, GGUF and other vocabularies; what is refused; what a kill leaves.
 
+mod extract;
 mod faults;
 #[cfg(feature = "cli")]
 mod kill;
@@ -8,6 +9,7 @@ mod memory;
 mod peers;
 mod refusals;
 mod sources;
+mod surgery;
 mod tokens;
 
 use potstill::formats::ModelFolder;

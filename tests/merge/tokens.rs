@@ -9,14 +9,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-const TABLE: &str = "model.embed_tokens.weight";
-const WIDTH: usize = 16;
+pub const TABLE: &str = "model.embed_tokens.weight";
+pub const WIDTH: usize = 16;
 /// Tokens of [`small_tokenizer`], and of those the last: each the product of one of the last merges.
 const TOKENS: usize = 340;
 const LAST: usize = 20;
 
 /// A small model whose tokenizer lacks the last tokens if `fewer`, and has the added token `extra`.
-fn model(folder: &Path, seed: u64, fewer: bool, extra: &str) {
+pub fn model(folder: &Path, seed: u64, fewer: bool, extra: &str) {
     small_model(folder, WIDTH, 1, seed);
     let path = folder.join("tokenizer.json");
     let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
@@ -29,14 +29,25 @@ fn model(folder: &Path, seed: u64, fewer: bool, extra: &str) {
                         "normalized": false, "special": true });
     tokenizer["added_tokens"].as_array_mut().unwrap().push(token);
     write_json(&path, &tokenizer).unwrap();
+    rewrite(folder, |name, rows| {
+        if name == TABLE {
+            rows.truncate(kept * WIDTH);
+            rows.extend((0..WIDTH).map(|i| seed as f32 + i as f32 / 64.0));
+        }
+    });
+    let mut config = small_config(WIDTH, 1);
+    config["vocab_size"] = json!(kept + 1);
+    write_json(&folder.join("config.json"), &config).unwrap();
+}
+
+/// Writes a model's weights anew; the table may have other rows.
+pub fn rewrite(folder: &Path, change: impl Fn(&str, &mut Vec<f32>)) {
     let source = open(folder);
     let mut values: BTreeMap<String, Vec<f32>> =
         source.tensors.names().map(|name| (name.to_string(), source.tensors.read_f32(name).unwrap())).collect();
-    let rows = values.get_mut(TABLE).unwrap();
-    rows.truncate(kept * WIDTH);
-    rows.extend((0..WIDTH).map(|i| seed as f32 + i as f32 / 64.0));
+    values.iter_mut().for_each(|(name, values)| change(name, values));
     let shape = |name: &str| match name == TABLE {
-        true => vec![kept + 1, WIDTH],
+        true => vec![values[name].len() / WIDTH, WIDTH],
         false => source.tensors.shape(name).unwrap().to_vec(),
     };
     let spec = |name: &str| TensorSpec { name: name.into(), dtype: Dtype::F32, shape: shape(name) };
@@ -44,9 +55,6 @@ fn model(folder: &Path, seed: u64, fewer: bool, extra: &str) {
     drop(source);
     let fill = async |spec: &TensorSpec| Ok(Cow::Borrowed(&values[&spec.name][..]));
     pollster::block_on(write_safetensors(&folder.join("model.safetensors"), &specs, &BTreeMap::new(), fill)).unwrap();
-    let mut config = small_config(WIDTH, 1);
-    config["vocab_size"] = json!(kept + 1);
-    write_json(&folder.join("config.json"), &config).unwrap();
 }
 
 struct Pair {
@@ -80,7 +88,7 @@ impl Pair {
 }
 
 /// The row of a token in a model.
-fn row(model: &ModelFolder, token: &str) -> Vec<f32> {
+pub fn row(model: &ModelFolder, token: &str) -> Vec<f32> {
     let id = model.tokenizer().unwrap().token_to_id(token).unwrap() as usize;
     model.tensors.read_f32(TABLE).unwrap()[id * WIDTH..][..WIDTH].to_vec()
 }
