@@ -21,6 +21,7 @@ pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod platform;
 pub mod random;
 #[cfg(not(target_family = "wasm"))]
 pub mod score;
@@ -28,5 +29,7 @@ pub mod selftest;
 pub mod shards;
 #[cfg(feature = "spectrum")]
 pub mod spectrum;
+#[cfg(target_family = "wasm")]
+pub mod web;
 
 pub use error::{Error, Result};

@@ -44,6 +44,13 @@ if ((${#missing[@]})); then
     exit 1
 fi
 
+tests/setup.sh
+# The training's data, and its losses on this machine's CPU.
+assets=$(mktemp -d)
+trap 'rm -rf "$assets"' EXIT
+export POTSTILL_BROWSER_ASSETS="$assets"
+cargo test --release --test suite -- --quiet --ignored assets_for_the_browser
+
 export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=wasm-bindgen-test-runner
 # Seconds for all of them: a software driver compiles some hundred kernels.
 export WASM_BINDGEN_TEST_TIMEOUT=900

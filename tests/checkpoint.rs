@@ -167,13 +167,14 @@ fn a_killed_process_leaves_a_whole_checkpoint() {
     let mut last = 1;
     for round in 0..12u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["saves_until_killed", "--exact", "--ignored"])
+            .args(["checkpoint::saves_until_killed", "--exact", "--ignored"])
             .env("POTSTILL_TEST_FOLDER", dir.path())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
         // Once it saves, at moments spread over a save or two.
         while checkpoint::latest(dir.path()).is_ok_and(|c| c.is_some_and(|c| c.state().step == last)) {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_micros(1_700 * round));

@@ -4,7 +4,7 @@
 //! data.
 
 use super::dtype::Dtype;
-use super::files::AtomicFile;
+use crate::platform::fs::AtomicFile;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;

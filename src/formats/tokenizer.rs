@@ -5,13 +5,13 @@ use super::files::{read_json_if_present, write_atomically, write_json};
 use super::gguf::GgufHeader;
 use super::{tokenizer_checks, tokenizer_gguf};
 use crate::digest::hex;
+use crate::platform::fs;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -41,7 +41,7 @@ impl Tokenizer {
     /// over the template in the config).
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        if !path.exists() {
+        if !fs::exists(&path) {
             let help = "save it once with transformers' `AutoTokenizer.from_pretrained(...).save_pretrained(...)`";
             return Error::file(folder).expected("tokenizer.json").found("none").help(help).err();
         }
@@ -61,7 +61,7 @@ impl Tokenizer {
             }
         }
         let template = path.with_file_name("chat_template.jinja");
-        if template.exists() {
+        if fs::exists(&template) {
             let text = fs::read_to_string(&template).map_err(Error::io("read", &template))?;
             config.insert("chat_template".into(), text.into());
         }
@@ -201,7 +201,7 @@ impl Tokenizer {
         config.entry("tokenizer_class").or_insert(json!("PreTrainedTokenizerFast"));
         write_json(&folder.join("tokenizer_config.json"), &Value::Object(config))?;
         for stale in ["chat_template.jinja", "special_tokens_map.json"].map(|name| folder.join(name)) {
-            if stale.exists() {
+            if fs::exists(&stale) {
                 fs::remove_file(&stale).map_err(Error::io("remove", stale))?;
             }
         }

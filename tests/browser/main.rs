@@ -3,5 +3,7 @@
 #![cfg(target_family = "wasm")]
 
 mod cases;
+mod files;
+mod training;
 
 wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
