@@ -17,6 +17,7 @@ pub mod graph;
 #[cfg(not(target_family = "wasm"))]
 pub mod inspect;
 pub mod losses;
+pub mod merge;
 pub mod models;
 pub mod nn;
 pub mod ops;
@@ -31,5 +32,6 @@ pub mod shards;
 pub mod spectrum;
 #[cfg(target_family = "wasm")]
 pub mod web;
+mod yaml;
 
 pub use error::{Error, Result};

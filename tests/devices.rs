@@ -98,7 +98,8 @@ fn assets_for_the_browser() {
     let dir = std::env::var_os("POTSTILL_BROWSER_ASSETS").expect("the folder to write");
     let dir = Path::new(&dir);
     prepare(dir);
-    std::fs::write(dir.join("recipe.yaml"), recipe_in(Path::new(""), "gpu")).unwrap();
+    let recipe = recipe(&recipe_in(Path::new(""), "gpu")).to_json();
+    std::fs::write(dir.join("recipe.json"), recipe.to_string()).unwrap();
     let (reports, _) = train(dir, "cpu");
     let scalars = |r: &StepReport| [&r.losses[..], &[r.loss, r.grad_norm]].concat();
     let scalars: Vec<Vec<f64>> = reports.iter().map(scalars).collect();

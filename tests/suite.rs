@@ -23,6 +23,7 @@ mod lora;
 mod losses;
 mod masks;
 mod memory;
+mod merge;
 mod optimisers;
 mod packing;
 mod parity;

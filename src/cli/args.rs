@@ -48,6 +48,7 @@ Examples:
   potstill inspect model.gguf                   what a model, or a set of distributions, holds
   potstill capture teacher/ text/ -o shards/    record a teacher
   potstill distill recipe.yaml                  train a student on the record
+  potstill merge merge.yaml merged/             merge models into one
 
 `potstill COMMAND --help` explains a command, with examples.
 Exit codes: 0 done, 1 error, 130 interrupted.";
@@ -64,6 +65,8 @@ pub enum Command {
     /// Turn DistillKit's teacher logits into a shard set, or a shard set into those
     #[cfg(feature = "parquet")]
     Convert(ConvertArgs),
+    /// Merge models of one architecture into one
+    Merge(super::merge::MergeArgs),
     /// Choose the layers to train by the signal in their weights
     #[cfg(feature = "spectrum")]
     Spectrum(super::spectrum::SpectrumArgs),

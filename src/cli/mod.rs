@@ -16,6 +16,7 @@ mod generate;
 pub mod human;
 mod inspect;
 pub mod interrupt;
+mod merge;
 pub mod output;
 pub mod progress;
 mod quickstart;
@@ -65,6 +66,7 @@ fn run(cli: &Cli) -> Result<()> {
         #[cfg(feature = "parquet")]
         Command::Convert(args) => convert::run(args),
         Command::Distill(args) => distill::run(cli, args),
+        Command::Merge(args) => merge::run(args),
         Command::Generate(args) => generate::run(cli, args),
         Command::Quickstart(args) => quickstart::run(cli, args),
         Command::Score(args) => score::run(cli, args),

@@ -1,7 +1,7 @@
 //! DistillKit's codec settings, from the `compression_config.yaml` that its capture leaves or from a recipe of its own.
 
-use super::recipe::fields::{Fields, Node};
 use crate::shards::foreign::{Bin, Compressor, CompressorConfig, Fault, FloatType, Legacy, LegacyConfig, Term};
+use crate::yaml::{Fields, Node};
 use crate::{Error, Result};
 
 /// A checked codec. Without Parquet a recipe's codec is only checked: there is nothing to decode.
@@ -33,7 +33,7 @@ const LEGACY: &str = "legacy_logit_compression";
 #[cfg(feature = "parquet")]
 pub(super) fn load(path: &std::path::Path) -> Result<Codec> {
     let text = crate::platform::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let value = super::recipe::read::read_yaml(&text, path)?;
+    let value = crate::yaml::read_yaml(&text, path)?;
     let root = Node { file: path, path: String::new(), value: &value };
     let inner = |value, path: &str| Node { file: root.file, path: path.to_string(), value };
     match (value.get("teacher"), value.get(NEW).or(value.get(LEGACY)), value.get("polynomial_degree")) {

@@ -11,7 +11,7 @@ mod tests;
 
 use self::keys::{DATASET, Fate, Fates, LOSS, MODEL_KWARGS, OPTIMISERS, ROOT, TEACHER, TRAINING};
 use super::codec_settings;
-use super::recipe::fields::Node;
+use crate::yaml::Node;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::Path;

@@ -10,13 +10,12 @@
 
 mod canonical;
 mod check;
-pub(super) mod fields;
 mod hidden;
 mod loss_checks;
 mod loss_keys;
 mod losses;
 mod optimiser;
-pub(super) mod read;
+mod read;
 mod scheduled;
 mod students;
 mod taid;
@@ -39,6 +38,7 @@ use super::layer_map::LayerMapping;
 use crate::data::documents::Split;
 use crate::data::split::Holdout;
 use crate::platform::fs;
+use crate::yaml::Names;
 
 /// A whole run. Defaults are those of a key that is left out.
 #[derive(Clone, Debug, PartialEq)]
@@ -266,9 +266,6 @@ impl Recipe {
         }
     }
 }
-
-/// The names a key's value may have, each with what it means: one table for reading, writing and messages.
-pub(super) type Names<T> = &'static [(&'static str, T)];
 
 const SCHEDULERS: Names<SchedulerType> = &[
     ("constant", SchedulerType::Constant),

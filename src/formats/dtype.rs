@@ -127,7 +127,7 @@ impl Dtype {
 
     /// Encodes `values` as little-endian floats of this type (round to nearest even), appending to `out`.
     /// Only the three float types are ever written.
-    pub(super) fn encode(self, values: &[f32], out: &mut Vec<u8>) {
+    pub(crate) fn encode(self, values: &[f32], out: &mut Vec<u8>) {
         match self {
             Dtype::F16 => values.iter().for_each(|v| out.extend(f16::from_f32(*v).to_le_bytes())),
             Dtype::Bf16 => values.iter().for_each(|v| out.extend(bf16::from_f32(*v).to_le_bytes())),

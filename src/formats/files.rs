@@ -45,6 +45,15 @@ impl Bytes {
     pub fn map(path: &Path) -> Result<Self> {
         fs::contents(path).map(Bytes::Shared).map_err(Error::io("open", path))
     }
+
+    /// Lets go of the pages that reading has brought into memory, where the system takes such advice.
+    pub(super) fn release(&self) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = self {
+            // SAFETY: the map is of a file and read-only: dropped pages come back from the file unchanged.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
 }
 
 impl Deref for Bytes {
@@ -80,6 +89,11 @@ pub fn write_json(path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|e| Error::internal(e.to_string()))?;
     text.push(b'\n');
     write_atomically(path, |file| file.write_all(&text).map_err(Error::io("write", path)))
+}
+
+/// Writes `text`, atomically.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
+    write_atomically(path, |file| file.write_all(text.as_bytes()).map_err(Error::io("write", path)))
 }
 
 /// Replaces the file at `path` by what `fill` writes; see [`AtomicFile`].

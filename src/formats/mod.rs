@@ -28,10 +28,11 @@ mod tokenizer_checks;
 mod tokenizer_gguf;
 
 pub use dtype::{Dtype, Quant};
+pub(crate) use files::write_text;
 pub use files::{Bytes, claim_output_dir, read_json, read_json_if_present, write_atomically, write_json};
 pub use gguf::{GgufHeader, GgufTensor, MetaValue};
 pub use model_folder::{ModelFolder, write_configs};
 pub use peft::{Adapter, AdapterConfig, write_adapter};
-pub use safetensors_file::{TensorSpec, write_safetensors};
+pub use safetensors_file::{TensorSpec, write_safetensors, write_safetensors_bytes};
 pub use tensors::Tensors;
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -88,15 +88,9 @@ pub async fn write_safetensors<'a>(
     metadata: &BTreeMap<String, String>,
     mut fill: impl AsyncFnMut(&'a TensorSpec) -> Result<Cow<'a, [f32]>>,
 ) -> Result<()> {
-    let mut ordered: Vec<&TensorSpec> = specs.iter().collect();
-    ordered.sort_by(|a, b| width(b.dtype).cmp(&width(a.dtype)).then_with(|| a.name.cmp(&b.name)));
-    let header = header_json(path, &ordered, metadata)?;
-    let mut file = AtomicFile::create(path)?;
-    let mut put = |bytes: &[u8]| file.writer.write_all(bytes).map_err(Error::io("write", path));
-    put(&(header.len() as u64).to_le_bytes())?;
-    put(&header)?;
+    let (mut file, ordered) = begin(path, specs, metadata)?;
     let mut encoded = Vec::new();
-    for spec in &ordered {
+    for spec in ordered {
         let values = fill(spec).await?;
         let count = spec.shape.iter().product::<usize>();
         if values.len() != count {
@@ -107,10 +101,49 @@ pub async fn write_safetensors<'a>(
         for piece in values.chunks(1 << 18) {
             encoded.clear();
             spec.dtype.encode(piece, &mut encoded);
-            put(&encoded)?;
+            file.writer.write_all(&encoded).map_err(Error::io("write", path))?;
         }
     }
     file.finish()
+}
+
+/// [`write_safetensors`] for tensors that never lie in memory whole: `fill` hands over each one's bytes piece by piece.
+pub fn write_safetensors_bytes<'a>(
+    path: &Path,
+    specs: &'a [TensorSpec],
+    metadata: &BTreeMap<String, String>,
+    mut fill: impl FnMut(&'a TensorSpec, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+) -> Result<()> {
+    let (mut file, ordered) = begin(path, specs, metadata)?;
+    for spec in ordered {
+        let bytes = spec.shape.iter().product::<usize>() * width(spec.dtype);
+        let mut written = 0;
+        fill(spec, &mut |piece| {
+            written += piece.len();
+            file.writer.write_all(piece).map_err(Error::io("write", path))
+        })?;
+        if written != bytes {
+            let found = format!("{written} bytes");
+            return Error::file(path).field(&spec.name).expected(format!("{bytes} bytes")).found(found).err();
+        }
+    }
+    file.finish()
+}
+
+/// A new file with its header, and the tensors in the order of their data.
+fn begin<'a>(
+    path: &Path,
+    specs: &'a [TensorSpec],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(AtomicFile, Vec<&'a TensorSpec>)> {
+    let mut ordered: Vec<&TensorSpec> = specs.iter().collect();
+    ordered.sort_by(|a, b| width(b.dtype).cmp(&width(a.dtype)).then_with(|| a.name.cmp(&b.name)));
+    let header = header_json(path, &ordered, metadata)?;
+    let mut file = AtomicFile::create(path)?;
+    let mut put = |bytes: &[u8]| file.writer.write_all(bytes).map_err(Error::io("write", path));
+    put(&(header.len() as u64).to_le_bytes())?;
+    put(&header)?;
+    Ok((file, ordered))
 }
 
 fn width(dtype: Dtype) -> usize {

@@ -188,11 +188,7 @@ impl Tensors {
             let expected = format!("room for {} values", entry.count());
             return self.complaint(entry, name).expected(expected).found(out.len()).err();
         }
-        let Some((values, size)) = entry.dtype.block() else {
-            let found = entry.dtype;
-            let complaint = self.complaint(entry, name).expected("F32, F16, BF16 or a GGUF quantisation").found(found);
-            return complaint.help("convert the weights to one of these first").err();
-        };
+        let Some((values, size)) = entry.dtype.block() else { return self.undecodable(entry, name) };
         let bytes = &self.files[entry.file].1[entry.range.clone()];
         // The unit of decoding: a row where rows move, otherwise whole blocks of whatever rows.
         let unit = match (entry.interleaved, entry.shape[..].split_first()) {
@@ -216,6 +212,46 @@ impl Tensors {
             }
         }
         Ok(())
+    }
+
+    fn undecodable<T>(&self, entry: &Entry, name: &str) -> Result<T> {
+        let complaint = self.complaint(entry, name).expected("F32, F16, BF16 or a GGUF quantisation");
+        complaint.found(entry.dtype).help("convert the weights to one of these first").err()
+    }
+
+    /// Decodes the values of a tensor from position `start` on into all of `out`, on this thread.
+    pub fn read_f32_range(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
+        let entry = self.entry(name)?;
+        if entry.dtype.block().is_none() {
+            return self.undecodable(entry, name);
+        }
+        if start.checked_add(out.len()).is_none_or(|end| end > entry.count()) {
+            let expected = format!("a range within {} values", entry.count());
+            return self.complaint(entry, name).expected(expected).found(format!("{} from {start}", out.len())).err();
+        }
+        let bytes = &self.files[entry.file].1[entry.range.clone()];
+        let (Some(heads), Some((rows, columns))) = (entry.interleaved, entry.shape.split_first()) else {
+            decode_from(entry.dtype, bytes, start, out);
+            return Ok(());
+        };
+        let columns = columns.iter().product::<usize>().max(1);
+        let mut position = start;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let (row, column) = (position / columns, position % columns);
+            let (part, others) = rest.split_at_mut((columns - column).min(rest.len()));
+            decode_from(entry.dtype, bytes, interleaved_row(row, rows / heads) * columns + column, part);
+            position += part.len();
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the pages of all files that reading has brought into memory; reading again brings them back.
+    pub fn release(&self) {
+        for (_, bytes) in &self.files {
+            bytes.release();
+        }
     }
 
     /// SHA-256 of the weights as stored, in hex. The hashed text is one line a tensor in name order,
@@ -256,6 +292,28 @@ impl Entry {
     /// The number of values; the readers have checked that it is that of the stored bytes, so it cannot overflow.
     fn count(&self) -> usize {
         self.shape.iter().product()
+    }
+}
+
+/// Decodes values from `start` on, which may lie within a block.
+fn decode_from(dtype: Dtype, bytes: &[u8], start: usize, out: &mut [f32]) {
+    let Some((values, size)) = dtype.block() else { return };
+    let mut block = start / values;
+    let skip = start % values;
+    let mut whole = [0.0; 256];
+    let first = if skip > 0 { (values - skip).min(out.len()) } else { 0 };
+    let (part, out) = out.split_at_mut(first);
+    if skip > 0 {
+        dtype.decode(&bytes[block * size..(block + 1) * size], &mut whole[..values]);
+        part.copy_from_slice(&whole[skip..skip + first]);
+        block += 1;
+    }
+    let (body, tail) = out.split_at_mut(out.len() / values * values);
+    let end = block + body.len() / values;
+    dtype.decode(&bytes[block * size..end * size], body);
+    if !tail.is_empty() {
+        dtype.decode(&bytes[end * size..(end + 1) * size], &mut whole[..values]);
+        tail.copy_from_slice(&whole[..tail.len()]);
     }
 }
 

@@ -3,9 +3,8 @@
 use super::choice::{By, Choice, Chosen};
 use super::report::{ReportData, html};
 use super::results::Results;
-use crate::formats::write_atomically;
+use crate::formats::write_text;
 use crate::{Error, Result};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Where everything was written.
@@ -59,10 +58,6 @@ pub fn write(
     let report = list.with_extension("html");
     write_text(&report, &html(data, chosen)?)?;
     Ok(Files { scores, list, report })
-}
-
-fn write_text(path: &Path, text: &str) -> Result<()> {
-    write_atomically(path, |file| file.write_all(text.as_bytes()).map_err(Error::io("write", path)))
 }
 
 #[cfg(test)]

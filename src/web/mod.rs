@@ -22,12 +22,14 @@ mod trainer;
 mod types;
 
 pub use device::device_info;
+pub use failure::{Failure, Kind};
 pub use files::{put_files, remove_files};
 pub use model::{Model, open_model};
+pub use options::{GenerateOptions, OpenOptions, TrainerOptions};
 pub use trainer::{Trainer, create_trainer};
 
 use failure::Outcome;
-use options::{Context, OpenOptions, to_js};
+use options::{Context, to_js};
 use serde_json::json;
 use std::path::Path;
 use wasm_bindgen::JsValue;

@@ -96,8 +96,8 @@ impl Trainer {
     #[wasm_bindgen(unchecked_return_type = "StepReport[]")]
     pub async fn step(&self, count: Option<f64>, signal: Option<AbortSignal>) -> Outcome<JsValue> {
         let call = Context::stopped_by(signal);
-        let mut run = self.run.lock().await;
         self.resumed(&call).await;
+        let mut run = self.run.lock().await;
         let stop = || self.paused.get() || call.check().is_err();
         let reports = run.steps(count.unwrap_or(1.0).max(0.0) as u64, &call, stop).await;
         self.steps_done.set(run.step());

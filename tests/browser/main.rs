@@ -5,5 +5,6 @@
 mod cases;
 mod files;
 mod training;
+mod web;
 
 wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);

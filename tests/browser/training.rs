@@ -28,19 +28,25 @@ const FILES: [(&str, &[u8]); 6] = [
     asset!("shards/manifest.json"),
     asset!("shards/00000.shard"),
     asset!("text.txt"),
-    asset!("recipe.yaml"),
+    asset!("recipe.json"),
 ];
 const SCALARS: &[u8] = asset!("scalars.json").1;
 
 /// Largest relative difference of a loss or gradient norm between devices, as between native ones (tests/devices.rs).
 const TOLERANCE: f64 = 1e-3;
 
-fn recipe(device: &str) -> Recipe {
+/// Puts everything into the tree; the recipe for `device`.
+pub fn put_files_of(device: &str) -> String {
     for (name, bytes) in FILES {
         fs::write(name, bytes.to_vec());
     }
-    let text = fs::read_to_string("recipe.yaml").unwrap();
-    Recipe { device: device.into(), ..Recipe::parse(&text, Path::new("recipe.yaml")).unwrap() }
+    let text = fs::read_to_string("recipe.json").unwrap();
+    let recipe = Recipe { device: device.into(), ..Recipe::parse(&text, Path::new("recipe.json")).unwrap() };
+    recipe.to_json().to_string()
+}
+
+fn recipe(device: &str) -> Recipe {
+    Recipe::parse(&put_files_of(device), Path::new("recipe.json")).unwrap()
 }
 
 /// All steps on `device`, checked.

@@ -2,7 +2,7 @@
 
 use super::translate;
 use crate::distill::Recipe;
-use crate::distill::recipe::read::read_yaml;
+use crate::yaml::read_yaml;
 use serde_json::{Value, json};
 use std::path::Path;
 

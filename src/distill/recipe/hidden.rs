@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::Function;
-use super::fields::{Fields, Node};
 use crate::Result;
 use crate::distill::layer_map::LayerMapping;
+use crate::yaml::{Fields, Node};
 
 /// A loss on what is inside the models.
 #[derive(Clone, Debug, PartialEq)]

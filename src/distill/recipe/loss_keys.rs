@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::canonical::name;
-use super::fields::{Fields, Node};
 use super::hidden;
 use super::{Divergence, Function, LossFunction, MissingProbability, Names, Scheduled, Share};
+use crate::yaml::{Fields, Node};
 use crate::{Error, Result};
 
 const MISSING: Names<MissingProbability> = &[

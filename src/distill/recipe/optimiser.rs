@@ -1,8 +1,8 @@
 //! The keys of `training_args` that choose the optimiser and the rates of single parameters.
 
-use super::fields::{Gather, Node};
 use super::{Names, TrainingArgs};
 use crate::optim::{Rule, Settings};
+use crate::yaml::{Gather, Node};
 use serde_json::{Map, Value, json};
 
 /// `optim`: how gradients move parameters.

@@ -2,13 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
-use super::fields::{Fields, Node, keep};
 use super::loss_keys::{default_losses, loss_function};
 use super::training::training_args;
 use super::*;
 use crate::distill::distillkit;
+use crate::yaml::{Fields, Node, keep, read_yaml};
 use crate::{Error, Result};
 
 /// Keys that DistillKit's recipes have and this crate's do not.
@@ -43,20 +41,6 @@ impl Recipe {
         recipe.check(file)?;
         Ok(recipe)
     }
-}
-
-/// A YAML text as a tree; `file` stands for it in messages.
-pub(in crate::distill) fn read_yaml(text: &str, file: &Path) -> Result<Value> {
-    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
-    serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| Error::file(file).expected("YAML").found(plain(&error.to_string())).error())
-}
-
-/// The reader's message without its advice to programmers on how to allow what is refused here.
-fn plain(message: &str) -> String {
-    message
-        .replace(", set DuplicateKeyPolicy in Options if acceptable", "")
-        .replace(" rejected by the configured policy", "")
 }
 
 fn root(node: Node) -> Result<Recipe> {

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::Names;
 use super::canonical::name;
-use super::fields::Node;
 use crate::Result;
+use crate::yaml::Node;
 
 /// A number at each step of a run.
 #[derive(Clone, Debug, PartialEq)]

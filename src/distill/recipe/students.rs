@@ -1,7 +1,7 @@
 //! The recipe's keys that say what of a student is trained: masks under the names of DistillKit and of Spectrum, and
 //! `lora` under those of PEFT.
 
-use super::fields::{Fields, Node};
+use crate::yaml::{Fields, Node};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::fmt;

@@ -1,8 +1,8 @@
 //! `taid`'s `t`: how far its target is from the student's distribution to the teacher's.
 
-use super::fields::Node;
 use super::scheduled::{Ramp, Scheduled};
 use crate::Result;
+use crate::yaml::Node;
 use serde_json::{Value, json};
 
 /// The share of the teacher's logits in the target, from 0 to 1.
@@ -80,7 +80,7 @@ impl Adaptive {
     fn read(node: &Node) -> Result<Adaptive> {
         let fields = node.clone().fields(&["start", "end", "alpha", "beta"], &[])?;
         let default = Adaptive::default();
-        let mut keys = super::fields::Gather::new(&fields);
+        let mut keys = crate::yaml::Gather::new(&fields);
         let read = Adaptive {
             start: keys.or("start", default.start, Node::number),
             end: keys.or("end", default.end, Node::number),

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::check::Problems;
-use super::fields::Node;
 use super::read::path;
 use super::*;
 use crate::Result;
+use crate::yaml::Node;
 
 /// A teacher, and what of the text it teaches.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,8 +1,8 @@
 //! `training_args`: the optimisation.
 
-use super::fields::{Gather, Node};
 use super::{Length, SAVE_DTYPES, SCHEDULERS, SaveDtype, SchedulerType, TrainingArgs, Warmup, optimiser};
 use crate::Result;
+use crate::yaml::{Gather, Node};
 
 const KEYS: &[&str] = &[
     "per_device_train_batch_size",

@@ -4,13 +4,63 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::Names;
 use crate::error::Complaint;
 use crate::{Error, Result};
 
+/// The names a key's value may have, each with what it means: one table for reading, writing and messages.
+pub(crate) type Names<T> = &'static [(&'static str, T)];
+
+/// A YAML text as a tree; `file` stands for it in messages.
+#[cfg(not(target_family = "wasm"))]
+pub(crate) fn read_yaml(text: &str, file: &Path) -> Result<Value> {
+    serde_saphyr::from_str_with_options(text, options()).map_err(|error| not_yaml(file, &error))
+}
+
+/// In a browser recipes are objects: of YAML, JSON is read, which saves 100 kB of the module.
+#[cfg(target_family = "wasm")]
+pub(crate) fn read_yaml(text: &str, file: &Path) -> Result<Value> {
+    serde_json::from_str(text).map_err(|error| Error::file(file).expected("JSON").found(error).error())
+}
+
+/// The same for a text of several documents, divided by `---`.
+#[cfg(not(target_family = "wasm"))]
+pub(crate) fn read_documents(text: &str, file: &Path) -> Result<Vec<Value>> {
+    serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| not_yaml(file, &error))
+}
+
+/// In a browser there is one document.
+#[cfg(target_family = "wasm")]
+pub(crate) fn read_documents(text: &str, file: &Path) -> Result<Vec<Value>> {
+    Ok(vec![read_yaml(text, file)?])
+}
+
+/// A tree as YAML; in a browser as JSON, which is YAML.
+pub(crate) fn to_yaml(tree: &Value) -> Result<String> {
+    #[cfg(not(target_family = "wasm"))]
+    let text = serde_saphyr::to_string(tree);
+    #[cfg(target_family = "wasm")]
+    let text = serde_json::to_string_pretty(tree);
+    text.map_err(|error| Error::internal(error.to_string()))
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! { strict_booleans: true, with_snippet: false }
+}
+
+/// The reader's message without its advice to programmers on how to allow what is refused here.
+#[cfg(not(target_family = "wasm"))]
+fn not_yaml(file: &Path, error: &serde_saphyr::Error) -> Error {
+    let message = error
+        .to_string()
+        .replace(", set DuplicateKeyPolicy in Options if acceptable", "")
+        .replace(" rejected by the configured policy", "");
+    Error::file(file).expected("YAML").found(message).error()
+}
+
 /// One value and where it stands.
 #[derive(Clone)]
-pub(in crate::distill) struct Node<'a> {
+pub(crate) struct Node<'a> {
     pub file: &'a Path,
     /// Like `training_args.learning_rate` or `loss_functions[0].weight`; empty for the whole file.
     pub path: String,
@@ -18,7 +68,7 @@ pub(in crate::distill) struct Node<'a> {
 }
 
 /// One mapping whose keys have been checked.
-pub(in crate::distill) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     node: Node<'a>,
     map: &'a Map<String, Value>,
 }
@@ -129,7 +179,7 @@ impl<'a> Node<'a> {
 }
 
 /// The value, or `None` with its error put to the others that are `wrong`.
-pub(super) fn keep<T>(wrong: &mut Vec<Error>, read: Result<T>) -> Option<T> {
+pub(crate) fn keep<T>(wrong: &mut Vec<Error>, read: Result<T>) -> Option<T> {
     read.map_err(|error| wrong.push(error)).ok()
 }
 
@@ -161,7 +211,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Reads one mapping's keys and keeps what is wrong with each, to say it all at once.
-pub(super) struct Gather<'f, 'a> {
+pub(crate) struct Gather<'f, 'a> {
     fields: &'f Fields<'a>,
     wrong: Vec<Error>,
 }

@@ -1,0 +1,183 @@
+//! The tensors that are merged, read block by block on all cores.
+
+use crate::Result;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Values in a block: with a handful of inputs it stays in a core's cache.
+const BLOCK: usize = 1 << 14;
+/// Blocks whose small results are kept at a time while a tensor is summed up.
+const BATCH: usize = 256;
+
+/// Reads values of one tensor from a position on.
+pub type Read<'a> = dyn Fn(usize, &mut [f32]) -> Result<()> + Sync + 'a;
+
+/// The tensors of one shape that become one.
+pub struct Inputs<'a> {
+    /// Rows first.
+    pub shape: &'a [usize],
+    /// The base, if the method has one.
+    pub base: Option<&'a Read<'a>>,
+    /// The models.
+    pub models: Vec<&'a Read<'a>>,
+}
+
+/// Part of all inputs. Methods may change the values; they are scratch.
+pub struct Block<'b> {
+    /// Which block of the tensor.
+    pub index: usize,
+    /// Where it begins in the tensor.
+    pub start: usize,
+    /// Values of the base; empty without one.
+    pub base: &'b [f32],
+    /// Values of each model, or their differences to the base.
+    pub models: Vec<&'b mut [f32]>,
+}
+
+impl Block<'_> {
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        self.models.first().map_or(self.base.len(), |model| model.len())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// How blocks are cut and what they hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Blocks are whole multiples of this many values: 1, or a row.
+    pub unit: usize,
+    /// The models' values are their differences to the base.
+    pub deltas: bool,
+}
+
+/// Fills the second argument, which has the length of the block.
+type Apply<'k> = dyn Fn(&mut Block, &mut [f32]) + Send + Sync + 'k;
+
+/// What computes a block of the result.
+pub struct Kernel<'k> {
+    cut: Cut,
+    apply: Box<Apply<'k>>,
+}
+
+impl<'k> Kernel<'k> {
+    pub(super) fn new(cut: Cut, apply: impl Fn(&mut Block, &mut [f32]) + Send + Sync + 'k) -> Kernel<'k> {
+        Kernel { cut, apply: Box::new(apply) }
+    }
+}
+
+#[derive(Default)]
+struct Scratch {
+    base: Vec<f32>,
+    models: Vec<Vec<f32>>,
+    out: Vec<f32>,
+}
+
+impl Inputs<'_> {
+    /// n.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The length of the last axis; a vector is one row.
+    pub fn row(&self) -> usize {
+        self.shape.last().map_or(1, |columns| (*columns).max(1))
+    }
+
+    /// Values in each block but the last.
+    pub fn block_length(&self, unit: usize) -> usize {
+        unit.max(1) * (BLOCK / unit.max(1)).max(1)
+    }
+
+    fn range(&self, unit: usize, index: usize) -> Range<usize> {
+        let length = self.block_length(unit);
+        let start = index * length;
+        start..(start + length).min(self.count())
+    }
+
+    fn load<'s>(&self, cut: Cut, index: usize, scratch: &'s mut Scratch) -> Result<(Block<'s>, &'s mut Vec<f32>)> {
+        let range = self.range(cut.unit, index);
+        let (start, length) = (range.start, range.len());
+        scratch.models.resize_with(self.models.len(), Vec::new);
+        if let Some(base) = self.base {
+            scratch.base.resize(length, 0.0);
+            base(start, &mut scratch.base)?;
+        }
+        for (read, values) in self.models.iter().zip(&mut scratch.models) {
+            values.resize(length, 0.0);
+            read(start, values)?;
+            if cut.deltas {
+                values.iter_mut().zip(&scratch.base).for_each(|(x, b)| *x -= b);
+            }
+        }
+        let models = scratch.models.iter_mut().map(Vec::as_mut_slice).collect();
+        Ok((Block { index, start, base: &scratch.base, models }, &mut scratch.out))
+    }
+
+    /// What `of` makes of each block, handed to `take` in their order.
+    pub fn each<A: Send>(&self, cut: Cut, of: impl Fn(&mut Block) -> A + Sync, mut take: impl FnMut(A)) -> Result<()> {
+        let blocks = self.count().div_ceil(self.block_length(cut.unit));
+        for first in (0..blocks).step_by(BATCH) {
+            let batch = first..(first + BATCH).min(blocks);
+            let made = batch.into_par_iter().map_init(Scratch::default, |scratch, index| {
+                let (mut block, _) = self.load(cut, index, scratch)?;
+                Ok(of(&mut block))
+            });
+            made.collect::<Result<Vec<A>>>()?.into_iter().for_each(&mut take);
+        }
+        Ok(())
+    }
+
+    /// Counts over all blocks: one tally a core, each begun by `new`. What comes out may not depend on how the blocks
+    /// were shared out, so this is for whole numbers.
+    pub fn tally<A: Send>(
+        &self,
+        cut: Cut,
+        new: impl Fn() -> A + Sync,
+        add: impl Fn(&mut A, &mut Block) + Sync,
+    ) -> Result<Vec<A>> {
+        let blocks = self.count().div_ceil(self.block_length(cut.unit));
+        let cores = rayon::current_num_threads().clamp(1, blocks.max(1));
+        let share = |core: usize| blocks * core / cores..blocks * (core + 1) / cores;
+        let count = |core: usize| {
+            let (mut tally, mut scratch) = (new(), Scratch::default());
+            for index in share(core) {
+                let (mut block, _) = self.load(cut, index, &mut scratch)?;
+                add(&mut tally, &mut block);
+            }
+            Ok(tally)
+        };
+        (0..cores).into_par_iter().map(count).collect()
+    }
+
+    /// Computes the result in order: `finish` makes of each block's values (from a position on) what is kept of them,
+    /// and `take` gets that of about `band` values at a time, with where they lie.
+    pub fn compute<A: Send>(
+        &self,
+        kernel: &Kernel,
+        band: usize,
+        finish: impl Fn(usize, &[f32]) -> Result<A> + Sync,
+        mut take: impl FnMut(Vec<A>, Range<usize>) -> Result<()>,
+    ) -> Result<()> {
+        let length = self.block_length(kernel.cut.unit);
+        let blocks = self.count().div_ceil(length);
+        let step = (band / length).max(1);
+        for first in (0..blocks).step_by(step) {
+            let batch = first..(first + step).min(blocks);
+            let values = first * length..(batch.end * length).min(self.count());
+            let made = batch.into_par_iter().map_init(Scratch::default, |scratch, index| {
+                let (mut block, out) = self.load(kernel.cut, index, scratch)?;
+                out.clear();
+                out.resize(block.len(), 0.0);
+                (kernel.apply)(&mut block, out);
+                finish(block.start, out)
+            });
+            take(made.collect::<Result<Vec<A>>>()?, values)?;
+        }
+        Ok(())
+    }
+}
