@@ -137,6 +137,7 @@ async function start() {
   }
   page.keptStep = page.record?.step ?? 0;
   update();
+  if (document.activeElement === document.body) element("start").focus({ preventScroll: true });
 }
 
 async function startOver() {
@@ -146,7 +147,8 @@ async function startOver() {
 }
 
 async function pauseOrResume() {
-  if (page.run.state !== "paused") return page.run.pause();
+  if (page.run.state === "running") return page.run.pause();
+  if (page.run.state !== "paused") return undefined;
   calm();
   return page.run.resume();
 }
@@ -159,7 +161,8 @@ function update() {
   const goOn = !busy && resumable();
   element("start").disabled = !page.client || busy || !element("recipe-text").value;
   element("start").textContent = goOn ? (record.finished ? "Open again" : "Go on") : "Start";
-  element("pause").disabled = !["running", "paused"].includes(state);
+  // Not while it is being obeyed either: a button that is disabled loses the keyboard's focus.
+  element("pause").disabled = !["running", "pausing", "paused"].includes(state);
   element("pause").textContent = state === "paused" ? "Go on" : "Pause";
   element("pause").classList.toggle("primary", state === "paused");
   element("stop").disabled = !["opening", "running", "paused"].includes(state);
@@ -244,8 +247,9 @@ async function reconnect() {
 async function lookAtDevice() {
   try {
     showDevice(await page.client.deviceInfo(element("device").value));
-  } catch (error) {
-    alarm(error);
+    calm();
+  } catch ({ message }) {
+    alarm({ kind: "device", message });
   }
 }
 
