@@ -128,6 +128,9 @@ impl Run {
                     reports.extend(more);
                     self.lost = 0;
                 }
+                // The steps that were taken are told of; a network that stays away is met again by the next call.
+                Err(failure) if failure.kind == Kind::Cancelled => break,
+                Err(failure) if failure.kind == Kind::Network && !reports.is_empty() => break,
                 Err(failure) => self.replace(failure).await?,
             }
             if now() - self.saved.0 > CHECKPOINT_EVERY.max(CHECKPOINT_SHARE * self.saved.1) {
@@ -185,6 +188,8 @@ impl Run {
             return Err(failure);
         }
         self.lost += 1;
+        // What was cleared since comes back.
+        sources::fetch(&self.recipe, &self.context).await?;
         let (parts, _) = Parts::open(&self.recipe, &self.checkpoints, &self.context).await?;
         self.parts = parts;
         self.context.event(&json!({"type": "device-lost", "step": self.step()}));

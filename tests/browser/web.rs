@@ -56,14 +56,11 @@ async fn a_lost_device_is_replaced_and_the_steps_since_the_checkpoint_are_taken_
     trainer.checkpoint().await.ok().unwrap();
     found.extend(losses(&trainer, 2.0).await);
     trainer.lose_device().await;
-    // Steps 3 and 4 were lost with it; they are told of once more.
+    // Steps 3 and 4 were lost with it: they are taken, and told of, once more before the two that were asked for.
     let again = losses(&trainer, 2.0).await;
-    assert_eq!(again.len(), 2);
+    assert_eq!((again.len(), trainer.steps_done()), (4, 6.0));
     found.truncate(2);
     found.extend(again);
-    while found.len() < 6 {
-        found.extend(losses(&trainer, 1.0).await);
-    }
     let worst = expected.iter().zip(&found).map(|(e, f)| (e - f).abs() / e).fold(0.0, f64::max);
     assert!(worst < 1e-6, "{expected:?}\n{found:?}");
     clear_storage(None).await;
