@@ -58,7 +58,7 @@ async function take(files) {
 /** The run of an earlier visit goes on if it is still what is chosen; nothing else does. */
 function resumable() {
   const { record } = page;
-  return page.keptStep > 0 && record && choice()?.id === record.id
+  return page.keptStep > 0 && record && choice()?.id === record.id && element("prompt").value === record.prompt
     && element("recipe-text").value === JSON.stringify(record.recipe, null, 2);
 }
 
@@ -170,7 +170,6 @@ function update() {
   for (const id of ["recipes", "prompt", "device", "recipe-text", "own-folder", "own-files", "clear-all", "clear-cache"]) {
     element(id).disabled = busy;
   }
-  element("prompt").disabled ||= goOn;
   for (const id of ["save-zip", "save-safetensors"]) element(id).disabled = !run?.student || state === "opening";
   element("kept").hidden = !goOn || run !== null;
 }
@@ -259,7 +258,7 @@ function listen() {
   element("pause").addEventListener("click", () => pauseOrResume().catch(alarm));
   element("stop").addEventListener("click", () => page.run.stop().catch(alarm));
   element("device").addEventListener("change", lookAtDevice);
-  element("recipe-text").addEventListener("input", update);
+  for (const id of ["recipe-text", "prompt"]) element(id).addEventListener("input", update);
   element("save-zip").addEventListener("click", () => download("zip"));
   element("save-safetensors").addEventListener("click", () => download("safetensors"));
   element("clear-cache").addEventListener("click", () => clear("cache").catch(alarm));
