@@ -24,4 +24,5 @@ pub use report::{ReportData, html};
 pub use results::{Results, Scored};
 pub use scan::{Progress, scan};
 pub use score::{Score, mp_edge, mp_median, score, threshold};
+pub(crate) use singular::gram;
 pub use singular::singular_values;

@@ -2,7 +2,7 @@
 //! and its device replaced when it is lost.
 
 use super::checkpoints::Checkpoints;
-use super::device::describe;
+use super::device::{describe, open};
 use super::failure::{Failure, Kind, Outcome};
 use super::http::sleep;
 use super::options::Context;
@@ -64,8 +64,9 @@ fn now() -> f64 {
 impl Parts {
     /// Opens a recipe whose files are in the tree, from the newest checkpoint if there is one; and a `TrainerInfo`.
     async fn open(recipe: &Recipe, checkpoints: &Checkpoints, context: &Context) -> Outcome<(Parts, Value)> {
-        let setup = Setup::open(recipe).await?;
-        let device = describe(&recipe.device.parse::<Choice>()?, &setup.device).await;
+        let choice: Choice = recipe.device.parse()?;
+        let setup = Setup::open_on(recipe, open(&choice).await?)?;
+        let device = describe(&choice, &setup.device).await;
         let memory = setup.memory;
         let mut info = json!({
             "device": device,
