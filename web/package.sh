@@ -40,6 +40,10 @@ if command -v npm >/dev/null; then
     mv pkg/smaller.tmp pkg/potstill_bg.wasm
 fi
 
+# The module's raw exports are nobody's business, and typed as `any`.
+sed -i.tmp '/^export interface InitOutput {/,/^}/{/^export\|^}\|memory/!d;}' pkg/potstill.d.ts
+rm -f pkg/*.tmp pkg/potstill_bg.wasm.d.ts
+
 cp web/proxy/client.js web/proxy/client.d.ts web/proxy/worker.js pkg/
 cp web/npm.md pkg/README.md
 cp LICENSE-MIT LICENSE-APACHE pkg/
@@ -63,7 +67,7 @@ cat >pkg/package.json <<JSON
     "./potstill_bg.wasm": "./potstill_bg.wasm"
   },
   "files": [
-    "potstill.js", "potstill.d.ts", "potstill_bg.wasm", "potstill_bg.wasm.d.ts",
+    "potstill.js", "potstill.d.ts", "potstill_bg.wasm",
     "client.js", "client.d.ts", "worker.js", "LICENSE-MIT", "LICENSE-APACHE"
   ],
   "sideEffects": ["./worker.js"]

@@ -22,6 +22,8 @@ export async function visit(browser, { server, context: options = {}, files, ini
   const own = server ?? (await serve(`${ROOT}web`, files));
   const context = await browser.newContext({ viewport: { width: 1180, height: 900 }, acceptDownloads: true, ...options });
   const page = await context.newPage();
+  // A machine may be busy.
+  page.setDefaultTimeout(120_000);
   const errors = [];
   page.on("pageerror", (error) => errors.push(String(error)));
   page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
@@ -35,7 +37,7 @@ export async function visit(browser, { server, context: options = {}, files, ini
 }
 
 /** Waits until the page has looked around. */
-export const ready = (page) => page.waitForFunction(() => ["Ready.", "Not ready."].includes(document.getElementById("status").textContent), null, { timeout: 60_000 });
+export const ready = (page) => page.waitForFunction(() => ["Ready.", "Not ready."].includes(document.getElementById("status").textContent), null, { timeout: 120_000 });
 
 /** A recipe that the tests can afford, in place of the chosen one; `change` edits it. */
 export async function choose(page, { recipe = "demo", device = "cpu", change = {} } = {}) {

@@ -153,3 +153,23 @@ test("a lost GPU is replaced, and the run goes on", { timeout: 900_000 }, async 
   await close();
   await server.close();
 });
+
+test("a worker that dies is replaced, and the run goes on from its checkpoint", LIMIT, async () => {
+  const { page, close } = await begin([]);
+  await steps(page, 5);
+  await page.click("#pause");
+  await state(page, "paused");
+  const { step } = await record(page);
+  await page.click("#pause");
+  // As an out-of-memory crash would: nothing in it answers any more.
+  await page.evaluate(() => window.potstillPage.client.close());
+  await state(page, "failed");
+  await page.evaluate(() => (window.potstillPage.broken = true));
+  await page.click("#start");
+  await page.waitForFunction(() => window.potstillPage.run.student);
+  assert.ok((await page.evaluate(() => window.potstillPage.run.student.stepsDone)) >= step, "nothing is lost");
+  await state(page, "ended");
+  assert.equal(await alarm(page), null);
+  assert.deepEqual((await record(page)).student.losses.map(([at]) => at), Array.from({ length: 30 }, (_, i) => i + 1));
+  await close();
+});

@@ -12,7 +12,7 @@ import { showDevice, showRecord, showRun, showStorage } from "./show.js";
 const element = (id) => document.getElementById(id);
 const OWN = { id: "own", title: "Your own files", about: "Shards, a student, text: from a folder on this device.", prompt: "Once upon a time", teacher: null, recipe: null };
 
-const page = { client: null, recipes: [], run: null, record: null, keptStep: 0, saved: 0 };
+const page = { client: null, broken: false, files: null, recipes: [], run: null, record: null, keptStep: 0, saved: 0 };
 const choice = () => page.recipes.find(({ id }) => id === document.querySelector("[name=recipe]:checked")?.value);
 
 // --- choosing
@@ -46,6 +46,7 @@ async function take(files) {
     const { recipe, teacher, lines } = await own.understand(files);
     await page.client.removeFiles(own.FOLDER);
     await page.client.putFiles(own.FOLDER, files);
+    page.files = files;
     Object.assign(OWN, { recipe, teacher });
     found.replaceChildren(...lines.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
     choose();
@@ -58,7 +59,7 @@ async function take(files) {
 /** The run of an earlier visit goes on if it is still what is chosen; nothing else does. */
 function resumable() {
   const { record } = page;
-  return page.keptStep > 0 && record && choice()?.id === record.id
+  return page.keptStep > 0 && record && choice()?.id === record.id && element("prompt").value === record.prompt
     && element("recipe-text").value === JSON.stringify(record.recipe, null, 2);
 }
 
@@ -100,7 +101,11 @@ const tell = {
     element("events").dataset[event.type.replace("-", "")] = "";
     element("events").hidden = false;
   },
-  failure: alarm,
+  failure: (error) => {
+    // What failed so is not asked again.
+    page.broken ||= error.kind === "internal";
+    alarm(error);
+  },
 };
 
 /** Keeps the record of the run for the next visit: now, or when two seconds have passed since the last time. */
@@ -170,7 +175,6 @@ function update() {
   for (const id of ["recipes", "prompt", "device", "recipe-text", "own-folder", "own-files", "clear-all", "clear-cache"]) {
     element(id).disabled = busy;
   }
-  element("prompt").disabled ||= goOn;
   for (const id of ["save-zip", "save-safetensors"]) element(id).disabled = !run?.student || state === "opening";
   element("kept").hidden = !goOn || run !== null;
 }
@@ -232,16 +236,13 @@ async function recall() {
 
 // --- the beginning
 
-/** A worker, if there is none that answers. */
+/** A worker, if there is none that can be trusted, with the visitor's files in it. */
 async function reconnect() {
-  try {
-    await page.client?.storage();
-    if (page.client) return;
-  } catch {
-    page.client.close();
-    page.client = null;
-  }
+  if (page.client && !page.broken) return;
+  page.client?.close();
   page.client = await connect();
+  page.broken = false;
+  if (page.files) await page.client.putFiles(own.FOLDER, page.files);
 }
 
 async function lookAtDevice() {
@@ -259,7 +260,7 @@ function listen() {
   element("pause").addEventListener("click", () => pauseOrResume().catch(alarm));
   element("stop").addEventListener("click", () => page.run.stop().catch(alarm));
   element("device").addEventListener("change", lookAtDevice);
-  element("recipe-text").addEventListener("input", update);
+  for (const id of ["recipe-text", "prompt"]) element(id).addEventListener("input", update);
   element("save-zip").addEventListener("click", () => download("zip"));
   element("save-safetensors").addEventListener("click", () => download("safetensors"));
   element("clear-cache").addEventListener("click", () => clear("cache").catch(alarm));

@@ -219,6 +219,7 @@ export class Run {
     for (const side of this.sides) await this.measure(side);
     this.record.finished = this.sides.every(({ trainer }) => trainer.stepsDone >= trainer.totalSteps);
     this.record.words.after = this.record.words.now;
+    this.tell.change();
     await this.save();
     this.set("ended");
   }

@@ -49,7 +49,9 @@ export function calm() {
 /** What is allowed but worth knowing: a list, said once each. */
 export function warn(texts) {
   const list = element("warnings");
-  list.replaceChildren(...[...new Set(texts)].map((text) => {
+  const distinct = [...new Set(texts)];
+  if (distinct.join() === [...list.children].map(({ textContent }) => textContent).join()) return;
+  list.replaceChildren(...distinct.map((text) => {
     const item = document.createElement("li");
     item.textContent = text;
     return item;
