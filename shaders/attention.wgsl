@@ -131,7 +131,7 @@ fn tiles(
     var sum = vec4f();
     var acc: array<vec4f, 8>;
     for (var key0 = first_key; key0 < end_key; key0 += TILE) {
-        var s: array<vec4f, COLS>;
+        var s = array<vec4f, COLS>();
         for (var c = 0u; c < D; c += 32u) {
             for (var i = lane; i < TILE * 8u; i += THREADS) {
                 let at = i / 8u * LINE + i % 8u;

@@ -194,8 +194,8 @@ fn queries(
 
     var sums: Sums;
     for (var key0 = first_key; key0 < end_key; key0 += TILE) {
-        var s: Products;
-        var dp: Products;
+        var s = Products();
+        var dp = Products();
         for (var c = 0u; c < D; c += 32u) {
             for (var i = lane; i < TILE * 8u; i += THREADS) {
                 let at = i / 8u * LINE + i % 8u;
@@ -271,8 +271,8 @@ fn keys(
     let share = p.h / p.hkv;
     for (var head = kv * share; head < kv * share + share; head++) {
         for (var row0 = first_row; row0 < end_row; row0 += TILE) {
-            var s: Products;
-            var dp: Products;
+            var s = Products();
+            var dp = Products();
             for (var c = 0u; c < D; c += 32u) {
                 for (var i = lane; i < TILE * 8u; i += THREADS) {
                     let at = i / 8u * LINE + i % 8u;

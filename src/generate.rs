@@ -130,6 +130,13 @@ impl Generator {
         Ok(made)
     }
 
+    /// The logits that the last token of the last call to [`Generator::generate`] was chosen by, [vocabulary].
+    pub async fn last_logits(&self) -> Result<Vec<f32>> {
+        let mut logits = self.decode.read_f32("logits").await?;
+        logits.truncate(self.vocabulary);
+        Ok(logits)
+    }
+
     fn check(&self, prompt: &[u32]) -> Result<()> {
         let place = Error::at("the prompt");
         if prompt.is_empty() {

@@ -17,11 +17,13 @@ pub mod graph;
 #[cfg(not(target_family = "wasm"))]
 pub mod inspect;
 pub mod losses;
+#[cfg(not(target_family = "wasm"))]
 pub mod merge;
 pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod platform;
 pub mod random;
 #[cfg(not(target_family = "wasm"))]
 pub mod score;
@@ -29,6 +31,8 @@ pub mod selftest;
 pub mod shards;
 #[cfg(feature = "spectrum")]
 pub mod spectrum;
+#[cfg(target_family = "wasm")]
+pub mod web;
 mod yaml;
 
 pub use error::{Error, Result};

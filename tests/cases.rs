@@ -135,3 +135,17 @@ fn check_with(change: impl Fn(&mut Caps), rows: &[Case]) {
         }
     }
 }
+
+/// Chromium's compiler zeroes such a variable once a call, not once an iteration.
+#[test]
+fn every_variable_inside_a_block_of_a_shader_begins_with_a_value() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            let inside = line.starts_with("        ") && line.trim_start().starts_with("var ");
+            assert!(!inside || line.contains('='), "{}:{}: {line}", path.display(), number + 1);
+        }
+    }
+}

@@ -27,9 +27,9 @@ fn prepare(dir: &Path) {
     capture(&Device::cpu(), &teacher, &corpus, &out, &options, &mut |_| (), &mut |_| Continue(())).unwrap();
 }
 
-/// Twenty steps from the same weights on `device`: their scalars, and the bits of every parameter after them.
-fn train(dir: &Path, device: &str) -> (Vec<StepReport>, Vec<u32>) {
-    let recipe = recipe(&format!(
+/// Twenty steps from random weights on `device`, from what [`prepare`] made.
+fn recipe_in(dir: &Path, device: &str) -> String {
+    format!(
         "{{ output_path: unused, device: '{device}', sequence_length: 32, seed: 11, \
          model: {{ config: {}, tokenizer: {} }}, teacher: {{ kind: shards, path: {} }}, dataset: {{ train: {} }}, \
          loss_functions: [{{ function: kl, weight: 0.8, temperature: 2 }}, {{ function: cross_entropy, weight: 0.5 }}], \
@@ -39,7 +39,12 @@ fn train(dir: &Path, device: &str) -> (Vec<StepReport>, Vec<u32>) {
         dir.join("teacher").display(),
         dir.join("shards").display(),
         dir.join("text.txt").display(),
-    ));
+    )
+}
+
+/// Twenty steps from the same weights on `device`: their scalars, and the bits of every parameter after them.
+fn train(dir: &Path, device: &str) -> (Vec<StepReport>, Vec<u32>) {
+    let recipe = recipe(&recipe_in(dir, device));
     let mut trainer = pollster::block_on(async { Setup::open(&recipe).await?.trainer().await }).unwrap();
     let counts: Vec<_> = (0..20).map(|_| trainer.advance().unwrap()).collect();
     let reports = pollster::block_on(trainer.reports(&counts)).unwrap();
@@ -84,4 +89,19 @@ fn every_gpu_trains_the_same_twice_and_as_the_cpu_does() {
         println!("{name}: scalars within {worst:.1e}");
         assert!(worst < 1e-3, "{name}: off by {worst:e}\n{expected:?}\n{found:?}");
     }
+}
+
+/// What the training in a browser works on, and what came of the same recipe here.
+#[test]
+#[ignore = "tests/browser.sh runs it: writes the folder POTSTILL_BROWSER_ASSETS"]
+fn assets_for_the_browser() {
+    let dir = std::env::var_os("POTSTILL_BROWSER_ASSETS").expect("the folder to write");
+    let dir = Path::new(&dir);
+    prepare(dir);
+    let recipe = recipe(&recipe_in(Path::new(""), "gpu")).to_json();
+    std::fs::write(dir.join("recipe.json"), recipe.to_string()).unwrap();
+    let (reports, _) = train(dir, "cpu");
+    let scalars = |r: &StepReport| [&r.losses[..], &[r.loss, r.grad_norm]].concat();
+    let scalars: Vec<Vec<f64>> = reports.iter().map(scalars).collect();
+    std::fs::write(dir.join("scalars.json"), serde_json::to_vec(&scalars).unwrap()).unwrap();
 }

@@ -6,8 +6,8 @@
 # 1. everything, on the CPU and on every GPU adapter that is found (on Linux always at least Mesa's llvmpipe);
 # 2. the GPU tests with SwiftShader as the only Vulkan driver: a second, independent compiler for every shader (Linux);
 # 3. everything again with POTSTILL_CHECKED=1: shaders with bounds checks and zeroed workgroup memory;
-# and, where mounting is permitted, a run on a disk that is full.
-# A GPU test is one with `gpu` in its path. With arguments, each of the three takes those instead.
+# then the tests that run in a browser (tests/browser.sh) and, where mounting is permitted, a run on a disk that is full.
+# A GPU test is one with `gpu` in its path. With arguments, each of the three takes those instead, and nothing follows.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -44,6 +44,11 @@ fi
 
 echo "== 3/3: everything with checked shaders"
 POTSTILL_CHECKED=1 cargo test --release "$@"
+
+if (($# == 0)); then
+    echo "== in a browser"
+    tests/browser.sh
+fi
 
 if (($# == 0)) && [[ "$(id -u)" == 0 ]] && unshare --mount true 2>/dev/null; then
     echo "== a full disk"

@@ -7,11 +7,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use crate::data::rows::{self, Chat};
+use crate::platform::fs;
 use crate::{Error, Result};
 
 /// How a `.txt` file becomes documents. JSON lines are one document each, whatever is chosen here.
@@ -157,30 +157,26 @@ fn wrong_kind(path: &Path) -> Error {
 
 /// Adds a named file, or the files of a folder in the byte order of their paths.
 fn collect(path: &Path, files: &mut VecDeque<PathBuf>) -> Result<()> {
-    let found = std::fs::metadata(path);
-    if found.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+    let folder = fs::try_is_dir(path);
+    if folder.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
         let complaint = Error::file(path).expected("a .txt or .jsonl file, or a folder of them");
         let help = "check the path; a relative one begins at the working directory";
         return complaint.found("nothing of this name").help(help).err();
     }
-    if !found.map_err(Error::io("read", path))?.is_dir() {
+    if !folder.map_err(Error::io("read", path))? {
         if !["txt", "jsonl"].contains(&extension(path)) {
             return Err(wrong_kind(path));
         }
         files.push_back(path.to_path_buf());
         return Ok(());
     }
-    let mut entries = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
-        entries.push(entry.map_err(Error::io("list", path))?.path());
-    }
+    let mut entries = fs::list(path).map_err(Error::io("list", path))?;
     entries.sort();
     for entry in entries {
         let hidden = entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         // A linked folder may lead back up to this one.
-        let kind = std::fs::symlink_metadata(&entry).map_err(Error::io("read", &entry))?;
-        let folder = kind.is_dir();
-        let file = !folder && entry.is_file() && ["txt", "jsonl"].contains(&extension(&entry));
+        let folder = fs::is_own_dir(&entry).map_err(Error::io("read", &entry))?;
+        let file = !folder && fs::is_file(&entry) && ["txt", "jsonl"].contains(&extension(&entry));
         if !hidden && (folder || file) {
             collect(&entry, files)?;
         }
@@ -201,8 +197,8 @@ impl Documents {
         loop {
             if self.reader.is_none() {
                 let Some(path) = self.files.pop_front() else { break };
-                let file = File::open(&path).map_err(Error::io("read", &path))?;
-                self.reader = Some(Reader::new(path, Box::new(BufReader::new(file)), &self.split)?);
+                let text = fs::open_text(&path).map_err(Error::io("read", &path))?;
+                self.reader = Some(Reader::new(path, Box::new(text), &self.split)?);
             }
             let route_field = self.route_field.as_deref();
             while let Some(source) = self.reader.as_mut().map_or(Ok(None), |reader| reader.next(route_field))? {

@@ -35,9 +35,15 @@ pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
-    /// The first error the driver reported outside an error scope, or the reason the device was lost.
-    fault: Arc<Mutex<Option<String>>>,
+    fault: Arc<Mutex<Option<Fault>>>,
     in_flight: Mutex<VecDeque<host::Flight>>,
+}
+
+/// The first error the driver reported outside an error scope, or the reason the device was lost.
+#[derive(Clone)]
+struct Fault {
+    what: String,
+    lost: bool,
 }
 
 /// A wgpu buffer behind a name of our own.
@@ -88,7 +94,9 @@ fn summary(index: usize, info: &wgpu::AdapterInfo) -> AdapterSummary {
         _ => Kind::Other,
     };
     let driver = format!("{} {}", info.driver, info.driver_info);
-    AdapterSummary { index, name: info.name.clone(), driver, backend: format!("{:?}", info.backend), kind }
+    // Browsers keep the name to themselves.
+    let name = if info.name.is_empty() { "unnamed adapter".to_owned() } else { info.name.clone() };
+    AdapterSummary { index, name, driver: driver.trim().to_owned(), backend: format!("{:?}", info.backend), kind }
 }
 
 impl Gpu {
@@ -295,13 +303,25 @@ impl Gpu {
     fn check(&self) -> Result<()> {
         match lock(&self.fault).clone() {
             None => Ok(()),
-            Some(fault) => Err(device_fault(&self.summary, &fault)),
+            Some(fault) => Err(device_fault(&self.summary, &fault.what)),
         }
     }
 
     fn fault_or(&self, other: &str) -> Error {
         let fault = lock(&self.fault).clone();
-        device_fault(&self.summary, fault.as_deref().unwrap_or(other))
+        device_fault(&self.summary, fault.as_ref().map_or(other, |fault| &fault.what))
+    }
+
+    /// Whether the device is gone, so that only a new one can help.
+    pub(crate) fn is_lost(&self) -> bool {
+        lock(&self.fault).as_ref().is_some_and(|fault| fault.lost)
+    }
+
+    /// Destroys the device as a crash of the driver would.
+    pub(crate) fn lose(&self) {
+        let what = "device lost: destroyed on demand".to_owned();
+        lock(&self.fault).get_or_insert(Fault { what, lost: true });
+        self.device.destroy();
     }
 
     fn ready(&self, launch: &Launch, uniforms: &wgpu::Buffer, offset: u64) -> Result<Ready> {
@@ -414,15 +434,16 @@ fn cut(launches: &[Ready], budget: u64) -> Vec<Range<usize>> {
     ranges
 }
 
-fn watch_for_faults(device: &wgpu::Device) -> Arc<Mutex<Option<String>>> {
+fn watch_for_faults(device: &wgpu::Device) -> Arc<Mutex<Option<Fault>>> {
     let fault = Arc::new(Mutex::new(None));
     let (on_error, on_loss) = (fault.clone(), fault.clone());
     device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-        lock(&on_error).get_or_insert(error.to_string());
+        lock(&on_error).get_or_insert(Fault { what: error.to_string(), lost: false });
     }));
     device.set_device_lost_callback(move |reason, message| {
         if reason != wgpu::DeviceLostReason::Destroyed {
-            lock(&on_loss).get_or_insert(format!("device lost: {message}"));
+            // What failed before is a consequence of it.
+            *lock(&on_loss) = Some(Fault { what: format!("device lost: {message}"), lost: true });
         }
     });
     fault

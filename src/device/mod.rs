@@ -113,6 +113,19 @@ impl Device {
         self.ledger().load(Ordering::Relaxed)
     }
 
+    /// Whether the device is gone (a driver's crash or reset, a browser's eviction): whoever has state on it opens
+    /// another and goes on from what was saved.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Device::Gpu(gpu) if gpu.is_lost())
+    }
+
+    /// Destroys a GPU as a crash of its driver would: how tests see that a run survives it. Nothing on a CPU.
+    pub fn lose(&self) {
+        if let Device::Gpu(gpu) = self {
+            gpu.lose();
+        }
+    }
+
     fn ledger(&self) -> &Ledger {
         match self {
             Device::Cpu(cpu) => &cpu.ledger,

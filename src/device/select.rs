@@ -53,7 +53,8 @@ pub struct AdapterSummary {
 
 impl fmt::Display for AdapterSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({:?}, {}, {})", self.name, self.kind, self.backend, self.driver.trim())
+        let driver = if self.driver.is_empty() { String::new() } else { format!(", {}", self.driver) };
+        write!(f, "{} ({:?}, {}{driver})", self.name, self.kind, self.backend)
     }
 }
 

@@ -7,7 +7,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::data::packing::Cursor;
 use crate::digest::hex;
 use crate::formats::{Dtype, TensorSpec, Tensors, read_json, write_json, write_safetensors};
+use crate::platform::fs;
 use crate::{Error, Result};
 
 /// The version of the format that this code writes and reads.
@@ -113,19 +113,19 @@ async fn write<'a>(
         serde_json::to_value(State { format: FORMAT, ..state.clone() }).map_err(|e| Error::internal(e.to_string()))?;
     json["arrays"] = serde_json::json!(hashes);
     write_json(&folder.join("state.json"), &json)?;
-    sync(folder)
+    fs::sync_directory(folder)
 }
 
 /// Puts the finished folder in its place. One that is there already (a run that went back to an older checkpoint)
 /// steps aside under a name that [`latest`] still finds, until the new one stands.
 fn replace(folder: &Path, temporary: &Path, path: &Path) -> Result<()> {
     let aside = path.with_extension("old");
-    if path.exists() {
+    if fs::exists(path) {
         fs::rename(path, &aside).map_err(Error::io("rename", path))?;
     }
     fs::rename(temporary, path).map_err(Error::io("rename into place", path))?;
-    sync(folder)?;
-    if aside.exists() { remove(folder, &aside) } else { Ok(()) }
+    fs::sync_directory(folder)?;
+    if fs::exists(&aside) { remove(folder, &aside) } else { Ok(()) }
 }
 
 /// Removes a checkpoint so that a kill half-way leaves none that looks whole.
@@ -137,8 +137,7 @@ fn remove(folder: &Path, path: &Path) -> Result<()> {
 }
 
 fn remove_leftovers(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
-        let path = entry.map_err(Error::io("list", folder))?.path();
+    for path in fs::list(folder).map_err(Error::io("list", folder))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with("checkpoint-") && name.ends_with(".tmp") {
             fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
@@ -147,19 +146,10 @@ fn remove_leftovers(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A rename lasts through a power cut only once its folder is synced. Elsewhere than on Unix the system does it.
-fn sync(folder: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io("sync", folder))?;
-    }
-    Ok(())
-}
-
 /// The folder's checkpoints by step. Where one has stepped aside for another of its step, it comes before that.
 fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
-        let path = entry.map_err(Error::io("list", folder))?.path();
+    for path in fs::list(folder).map_err(Error::io("list", folder))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let number = name.strip_prefix("checkpoint-").map(|rest| rest.strip_suffix(".old").unwrap_or(rest));
         if let Some(step) = number.and_then(|text| text.parse().ok()) {
@@ -184,7 +174,7 @@ pub struct Checkpoint {
 ///
 /// Errors if that checkpoint is damaged.
 pub fn latest(folder: &Path) -> Result<Option<Checkpoint>> {
-    if !folder.exists() {
+    if !fs::exists(folder) {
         return Ok(None);
     }
     list(folder)?.pop().map(|(_, path)| Checkpoint::open(&path)).transpose()

@@ -32,7 +32,7 @@ const LEGACY: &str = "legacy_logit_compression";
 /// `legacy_logit_compression`, or one of those under `teacher`, as in a DistillKit recipe.
 #[cfg(feature = "parquet")]
 pub(super) fn load(path: &std::path::Path) -> Result<Codec> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = crate::platform::fs::read_to_string(path).map_err(Error::io("read", path))?;
     let value = crate::yaml::read_yaml(&text, path)?;
     let root = Node { file: path, path: String::new(), value: &value };
     let inner = |value, path: &str| Node { file: root.file, path: path.to_string(), value };

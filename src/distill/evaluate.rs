@@ -10,6 +10,7 @@ use crate::device::Buffer;
 use crate::graph::{Graph, Plan, Runner, Store};
 use crate::{Error, Result};
 use std::ops::Range;
+use std::path::PathBuf;
 
 /// A plan, the held-out text it measures on, and the teachers it measures against.
 pub struct Evaluator {
@@ -39,7 +40,12 @@ impl Evaluator {
     }
 
     /// One pass over the held-out text. Divergence and agreement are means over the tokens that a teacher is for.
-    pub async fn run(&mut self, store: &Store) -> Result<Evaluation> {
+    /// `ready` is awaited before each batch with the files of shards that it reads.
+    pub async fn run<E: From<Error>>(
+        &mut self,
+        store: &Store,
+        mut ready: impl AsyncFnMut(Vec<PathBuf>) -> Result<(), E>,
+    ) -> Result<Evaluation, E> {
         let sums = ["nll", "kld", "agreement"].map(|name| format!("eval.sum.{name}"));
         for sum in sums.iter().filter(|sum| store.contains(sum)) {
             store.write(sum, &[0f32])?;
@@ -48,6 +54,7 @@ impl Evaluator {
         let (mut tokens, mut taught, mut bytes, mut agreed) = (0, 0, Some(0), 0.0);
         while cursor.epoch == 0 {
             let batch = self.packer.next_batch(&mut cursor)?;
+            ready(self.teaching.files(&batch)?).await?;
             write_batch(store, "eval", &batch)?;
             write_weights(store, "eval", &batch, 1.0)?;
             let records = self.teaching.write(store, "eval", &batch, 1.0)?;
@@ -60,7 +67,12 @@ impl Evaluator {
         }
         if tokens == 0 {
             let help = "hold out more text, or set `train_on_inputs: true`";
-            return Error::at("held-out text").expected("tokens to predict").found("none").help(help).err();
+            return Err(Error::at("held-out text")
+                .expected("tokens to predict")
+                .found("none")
+                .help(help)
+                .error()
+                .into());
         }
         let total = async |sum: &String| -> Result<Option<f64>> {
             let used = self.runner.plan().externals.iter().any(|(name, _)| name == sum);

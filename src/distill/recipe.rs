@@ -37,6 +37,7 @@ use serde_json::{Map, Value};
 use super::layer_map::LayerMapping;
 use crate::data::documents::Split;
 use crate::data::split::Holdout;
+use crate::platform::fs;
 use crate::yaml::Names;
 
 /// A whole run. Defaults are those of a key that is left out.
@@ -259,7 +260,7 @@ impl Recipe {
             Student::Random { config: Config::Inline(_), .. } => live,
             Student::Random { config: Config::Path(path), .. } => {
                 let folder = if path.extension().is_some_and(|e| e == "json") { path.parent()? } else { path };
-                let beside = ["tokenizer.json", "tokenizer.model"].iter().any(|name| folder.join(name).exists());
+                let beside = ["tokenizer.json", "tokenizer.model"].iter().any(|name| fs::exists(&folder.join(name)));
                 if beside { Some(folder.to_path_buf()) } else { live }
             }
         }

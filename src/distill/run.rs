@@ -8,12 +8,11 @@ use super::setup::Setup;
 use super::student::write_folder;
 use super::trainer::{StepReport, Trainer};
 use super::{adapter, folder, hidden, lineage, samples};
-use crate::formats::{TensorSpec, Tokenizer};
+use crate::formats::Tokenizer;
 use crate::models::Decoder;
 use crate::optim::RING;
 use crate::{Error, Result};
 use serde_json::Value;
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -170,9 +169,7 @@ impl<'a> Run<'a> {
         let (memory, tokenizer) = (setup.memory, setup.tokenizer.clone());
         let mut trainer = setup.trainer().await?;
         if let Some(saved) = &saved {
-            trainer.step = state.step;
-            trainer.cursor = state.cursor;
-            restore(saved, &decoder, &trainer)?;
+            trainer.restore(saved, &decoder)?;
         }
         // The first file of a run comes after everything that can be refused.
         let metrics = match &saved {
@@ -223,7 +220,7 @@ impl<'a> Run<'a> {
             }
         }
         // Everything is on disk: what training needs may go.
-        self.trainer.finish()?;
+        self.trainer.exchange_average()?;
         self.save_adapter().await?;
         self.continuations("after").await
     }
@@ -319,14 +316,10 @@ impl<'a> Run<'a> {
     }
 
     async fn save(&mut self, observer: Observer<'_>) -> Result<()> {
-        self.state.step = self.trainer.step;
-        self.state.cursor = self.trainer.cursor;
         self.metrics.sync()?;
         let keep = self.recipe.training_args.save_total_limit;
-        let store = &self.trainer.store;
-        let fill = async |array: &TensorSpec| Ok(Cow::Owned(store.read_f32(&array.name).await?));
-        let arrays = self.trainer.arrays(&self.decoder);
-        let path = checkpoint::save(&self.folder.join("checkpoints"), &self.state, &arrays, keep, fill).await?;
+        let folder = self.folder.join("checkpoints");
+        let path = self.trainer.save(&folder, &mut self.state, &self.decoder, keep).await?;
         let _ = observer(Event::Saved { step: self.state.step, path: &path });
         Ok(())
     }
@@ -373,18 +366,4 @@ impl<'a> Run<'a> {
         story.write(&self.folder, records, samples)?;
         Ok(outcome)
     }
-}
-
-fn restore(saved: &Checkpoint, decoder: &Decoder, trainer: &Trainer) -> Result<()> {
-    let arrays = trainer.arrays(decoder);
-    for array in &arrays {
-        saved.expect_shape(&array.name, &array.shape)?;
-    }
-    let mut values = Vec::new();
-    for array in &arrays {
-        values.resize(array.shape.iter().product(), 0.0);
-        saved.read_into(&array.name, &mut values)?;
-        trainer.store.write(&array.name, &values)?;
-    }
-    Ok(())
 }

@@ -29,6 +29,7 @@ use crate::formats::{ModelFolder, Tokenizer, hub};
 use crate::graph::{Runner, Store};
 use crate::models::Decoder;
 use crate::optim::Optimiser;
+use crate::platform::fs;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -58,7 +59,7 @@ pub struct Setup {
 /// The tokenizer of a model folder, GGUF file, hub id, or of a folder that holds only a tokenizer.
 pub fn open_tokenizer(name: &Path) -> Result<Tokenizer> {
     let path = hub::resolve(&name.to_string_lossy())?;
-    if path.is_dir() { Tokenizer::from_folder(&path) } else { ModelFolder::open(path)?.tokenizer() }
+    if fs::is_dir(&path) { Tokenizer::from_folder(&path) } else { ModelFolder::open(path)?.tokenizer() }
 }
 
 impl Setup {
@@ -143,6 +144,11 @@ impl Setup {
         let stride = (tokens.len() / count.max(1)).max(1);
         let starts = (0..count).map(|i| i * stride).filter(|start| start + length <= tokens.len());
         starts.map(|start| tokens[start..start + length].to_vec()).collect()
+    }
+
+    /// The shard sets that the run reads, each once.
+    pub fn shard_sets(&self) -> Vec<&crate::shards::Reader> {
+        self.teachers.iter().filter_map(|teacher| Some(teacher.records.any()?.reader())).collect()
     }
 
     /// Allocates, loads and binds everything.

@@ -7,6 +7,7 @@ use crate::formats::{self, Adapter, Dtype, ModelFolder, TensorSpec, Tokenizer, h
 use crate::graph::Store;
 use crate::models::{self, Decoder, LayerMap, load_parameters, random_parameters};
 use crate::nn::ParamSpec;
+use crate::platform::fs;
 use crate::{Error, Result};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -65,7 +66,7 @@ impl Origin {
                 let (place, value) = match config {
                     Config::Inline(map) => (PathBuf::from("the recipe's `model.config`"), Value::Object(map.clone())),
                     Config::Path(path) => {
-                        let file = if path.is_dir() { path.join("config.json") } else { path.clone() };
+                        let file = if fs::is_dir(path) { path.join("config.json") } else { path.clone() };
                         (file.clone(), read_json(&file)?)
                     }
                 };
@@ -105,7 +106,7 @@ impl Origin {
 fn license_of(folder: &ModelFolder) -> Option<String> {
     match folder.gguf() {
         Some(header) => header.string("general.license").ok()?.map(str::to_owned),
-        None => license_in(&std::fs::read_to_string(folder.path().join("README.md")).ok()?),
+        None => license_in(&fs::read_to_string(folder.path().join("README.md")).ok()?),
     }
 }
 
@@ -125,7 +126,7 @@ pub async fn write_folder(
     generation_config: &Value,
     dtype: SaveDtype,
 ) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     let (dtype, torch_name) = match dtype {
         SaveDtype::Float32 => (Dtype::F32, "float32"),
         SaveDtype::Bfloat16 => (Dtype::Bf16, "bfloat16"),

@@ -7,7 +7,8 @@ use crate::graph::Store;
 use crate::shards::rows::{Records, VALID};
 use crate::shards::{Reader, Record, TailMass};
 use crate::{Error, Result};
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 /// The log-probability of a slot that holds nothing, as the loss kernels expect it.
 const EMPTY: f32 = -3.4e38;
@@ -126,19 +127,19 @@ impl TeacherRows {
         });
         let (ids, log_probs) = (vec![u32::MAX; n * entries], vec![EMPTY; n * entries]);
         let mut out = RowTensors { ids, log_probs, tail: vec![1.0; n], states };
-        let mut at = 0;
-        while at < n {
-            let first = batch.row_id[at];
-            let mut run = 1;
-            while at + run < n && batch.row_id[at + run] == first.wrapping_add(run as u64) {
-                run += 1;
-            }
-            if first != PADDING {
-                self.read_run(first, at, &batch.tokens[at..at + run], &mut out)?;
-            }
-            at += run;
+        for run in runs(batch) {
+            self.read_run(batch.row_id[run.start], run.start, &batch.tokens[run], &mut out)?;
         }
         Ok(out)
+    }
+
+    /// The files that a batch's rows lie in.
+    pub fn files(&self, batch: &Batch) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for run in runs(batch) {
+            files.extend(self.reader.files(batch.row_id[run.start], run.len() as u64)?);
+        }
+        Ok(files)
     }
 
     /// Decodes rows `first..` of the set into rows `at..` of the batch.
@@ -205,6 +206,18 @@ pub fn stored_states(record: &Record) -> Option<(usize, Vec<usize>)> {
         }
         _ => None,
     }
+}
+
+/// The batch's rows that are no padding, in runs of consecutive positions.
+fn runs(batch: &Batch) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    let all = std::iter::from_fn(move || {
+        let first = *batch.row_id.get(at)?;
+        let run = batch.row_id[at..].iter().zip(0u64..).take_while(|(id, i)| **id == first.wrapping_add(*i)).count();
+        at += run;
+        Some(at - run..at)
+    });
+    all.filter(|run| batch.row_id[run.start] != PADDING)
 }
 
 impl RowTensors {

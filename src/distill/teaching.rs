@@ -7,6 +7,7 @@ use crate::data::packing::{Batch, IGNORE};
 use crate::data::tokens::Corpus;
 use crate::graph::Store;
 use crate::{Error, Result};
+use std::path::PathBuf;
 
 /// Each teacher's share of a row, by the row's route: its weight divided by the sum of those that teach the row, 0 where
 /// it does not.
@@ -70,6 +71,15 @@ impl Shares {
 }
 
 impl Teaching {
+    /// The files of shards that a batch's records lie in.
+    pub fn files(&self, batch: &Batch) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for records in self.records.iter().flatten() {
+            files.extend(records.files(batch)?);
+        }
+        Ok(files)
+    }
+
     /// Reads the records of a batch and writes them, with each teacher's row weights, to the externals of `graph` that
     /// are in `store`. What was read, one item a teacher: of the first temperature, if of any.
     pub fn write(&self, store: &Store, graph: &str, batch: &Batch, weight: f64) -> Result<Vec<Option<RowTensors>>> {

@@ -5,6 +5,7 @@ use crate::graph::{Shape, Store};
 use crate::models::Decoder;
 use crate::nn::{Lora, ParamSpec};
 use crate::optim::{Group, Settings};
+use crate::platform::fs;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -200,12 +201,12 @@ pub(super) fn patterns_of(unfrozen: &Unfrozen) -> Result<Vec<String>> {
     match unfrozen {
         Unfrozen::Patterns(patterns) => Ok(patterns.clone()),
         Unfrozen::File(path) => {
-            let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+            let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
             let wrong = |found: String| {
                 let complaint = Error::file(path).field("`unfrozen_parameters`").expected("a list of patterns");
                 complaint.found(found).help("name the YAML file that Spectrum writes").error()
             };
-            let tree: serde_json::Value = serde_saphyr::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+            let tree = crate::yaml::read_yaml(&text, path)?;
             let list = tree.get("unfrozen_parameters").and_then(|list| list.as_array());
             let items = list.ok_or_else(|| wrong("none".into()))?;
             let text = |item: &serde_json::Value| item.as_str().map(str::to_owned);

@@ -1,6 +1,7 @@
 //! A distillation run: from a recipe to a trained student in a Hugging Face folder.
 
 use super::batch::{write_training_batch, write_weights};
+use super::checkpoint::{self, Checkpoint, State};
 use super::evaluate::Evaluator;
 use super::metrics::Evaluation;
 use super::recipe::{LossFunction, Recipe};
@@ -16,6 +17,8 @@ use crate::graph::{Graph, Plan, Runner, Shape, Store};
 use crate::models::Decoder;
 use crate::optim::{NORMS, Optimiser, RING, RING_AT};
 use crate::{Error, Result};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 /// Scalars of one optimiser step.
 #[derive(Debug, Clone, PartialEq)]
@@ -188,11 +191,55 @@ impl Trainer {
 
     /// Measures on the held-out text, if there is any: the weights' average, where one is kept.
     pub async fn evaluate(&mut self) -> Result<Option<Evaluation>> {
+        self.evaluate_with(async |_| Ok(())).await
+    }
+
+    /// The same, awaiting `ready` before each batch: it is told which files of shards the batch reads.
+    pub async fn evaluate_with<E: From<Error>>(
+        &mut self,
+        ready: impl AsyncFnMut(Vec<PathBuf>) -> Result<(), E>,
+    ) -> Result<Option<Evaluation>, E> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
         self.optimiser.exchange_average(&self.store)?;
-        let measured = evaluator.run(&self.store).await;
+        let measured = evaluator.run(&self.store, ready).await;
         self.optimiser.exchange_average(&self.store)?;
         measured.map(Some)
+    }
+
+    /// The files of shards that the next `steps` steps read, each once, in the order of reading.
+    pub fn files_ahead(&mut self, steps: u64) -> Result<Vec<PathBuf>> {
+        let (mut cursor, mut files) = (self.cursor, Vec::new());
+        for _ in 0..steps * self.recipe.training_args.gradient_accumulation_steps as u64 {
+            for file in self.teaching.files(&self.packer.next_batch(&mut cursor)?)? {
+                if !files.contains(&file) {
+                    files.push(file);
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// Puts a checkpoint's arrays and place in the run into this trainer.
+    pub fn restore(&mut self, saved: &Checkpoint, decoder: &Decoder) -> Result<()> {
+        let arrays = self.arrays(decoder);
+        for array in &arrays {
+            saved.expect_shape(&array.name, &array.shape)?;
+        }
+        let mut values = Vec::new();
+        for array in &arrays {
+            values.resize(array.shape.iter().product(), 0.0);
+            saved.read_into(&array.name, &mut values)?;
+            self.store.write(&array.name, &values)?;
+        }
+        (self.step, self.cursor) = (saved.state().step, saved.state().cursor);
+        Ok(())
+    }
+
+    /// Saves a checkpoint in `folder`, of which it keeps the last `keep`; `state`'s place in the run is this trainer's.
+    pub async fn save(&self, folder: &Path, state: &mut State, decoder: &Decoder, keep: usize) -> Result<PathBuf> {
+        (state.step, state.cursor) = (self.step, self.cursor);
+        let fill = async |array: &TensorSpec| Ok(Cow::Owned(self.store.read_f32(&array.name).await?));
+        checkpoint::save(folder, state, &self.arrays(decoder), keep, fill).await
     }
 
     /// What a checkpoint holds: the trained parameters and the optimiser's state, all as words of 32 bits.
@@ -204,8 +251,8 @@ impl Trainer {
     }
 
     /// Turns the training's parameters into those of the student that is saved: the average takes their place, where
-    /// one is kept. No step may follow.
-    pub fn finish(&mut self) -> Result<()> {
+    /// one is kept. No step may follow before a second call, which turns them back.
+    pub fn exchange_average(&mut self) -> Result<()> {
         self.optimiser.exchange_average(&self.store)
     }
 }

@@ -1,19 +1,23 @@
 //! Whole files: mapped into memory to read, replaced atomically to write.
 
+use crate::platform::fs::{self, AtomicFile};
 use crate::{Error, Result};
+#[cfg(not(target_family = "wasm"))]
 use memmap2::Mmap;
 use serde_json::Value;
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-/// The bytes of a file: mapped where the platform can, owned where they came from elsewhere (a browser's fetch, a
-/// test).
+/// The bytes of a file: mapped where there are files, owned where they came from elsewhere (a test).
 #[derive(Debug)]
 pub enum Bytes {
     /// A read-only memory map.
+    #[cfg(not(target_family = "wasm"))]
     Mapped(Mmap),
+    /// A file in memory.
+    #[cfg(target_family = "wasm")]
+    Shared(fs::Contents),
     /// Bytes in memory.
     Owned(Vec<u8>),
 }
@@ -21,8 +25,9 @@ pub enum Bytes {
 impl Bytes {
     /// Maps the file at `path`. As with every memory map, another program that shortens the file while it is open
     /// ends this process; files this crate writes are replaced by renaming, which leaves open maps alone.
+    #[cfg(not(target_family = "wasm"))]
     pub fn map(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        let file = fs::open(path).map_err(Error::io("open", path))?;
         let metadata = file.metadata().map_err(Error::io("read", path))?;
         if !metadata.is_file() {
             return Error::file(path).expected("a file").found("a directory or device").err();
@@ -33,6 +38,12 @@ impl Bytes {
         // SAFETY: the map is read-only and its bytes are only ever read as plain integers.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
         Ok(Bytes::Mapped(map))
+    }
+
+    /// The file at `path`, shared with whoever else has it.
+    #[cfg(target_family = "wasm")]
+    pub fn map(path: &Path) -> Result<Self> {
+        fs::contents(path).map(Bytes::Shared).map_err(Error::io("open", path))
     }
 
     /// Lets go of the pages that reading has brought into memory, where the system takes such advice.
@@ -50,7 +61,10 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         match self {
+            #[cfg(not(target_family = "wasm"))]
             Bytes::Mapped(map) => map,
+            #[cfg(target_family = "wasm")]
+            Bytes::Shared(contents) => contents.as_ref(),
             Bytes::Owned(bytes) => bytes,
         }
     }
@@ -64,7 +78,7 @@ pub fn read_json(path: &Path) -> Result<Value> {
 
 /// Reads a JSON file if it is there.
 pub fn read_json_if_present(path: &Path) -> Result<Option<Value>> {
-    match path.exists() {
+    match fs::exists(path) {
         true => read_json(path).map(Some),
         false => Ok(None),
     }
@@ -78,102 +92,42 @@ pub fn write_json(path: &Path, value: &Value) -> Result<()> {
 }
 
 /// Writes `text`, atomically.
+#[cfg(any(feature = "spectrum", not(target_family = "wasm")))]
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     write_atomically(path, |file| file.write_all(text.as_bytes()).map_err(Error::io("write", path)))
 }
 
 /// Replaces the file at `path` by what `fill` writes; see [`AtomicFile`].
-pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<fs::Sink>) -> Result<()>) -> Result<()> {
     let mut file = AtomicFile::create(path)?;
     fill(&mut file.writer)?;
     file.finish()
 }
 
-/// A file that replaces the one at its path once it is whole: written as a temporary neighbour, synced, then renamed,
-/// so that a killed process leaves the old file or the new one. Dropped before [`AtomicFile::finish`], it leaves `path`
-/// untouched and nothing else.
-pub struct AtomicFile {
-    path: PathBuf,
-    temporary: PathBuf,
-    /// Where its bytes go.
-    pub writer: BufWriter<File>,
-    finished: bool,
-}
-
-impl AtomicFile {
-    /// Begins a file for `path`.
-    pub fn create(path: &Path) -> Result<AtomicFile> {
-        let name = path.file_name().ok_or_else(|| Error::file(path).expected("a file name").error())?;
-        let mut temporary = name.to_os_string();
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        let temporary = path.with_file_name(temporary);
-        let file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
-        let writer = BufWriter::with_capacity(1 << 20, file);
-        Ok(AtomicFile { path: path.to_owned(), temporary, writer, finished: false })
-    }
-
-    /// Where it will be.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Another handle to write to it.
-    pub fn reopen(&self) -> Result<File> {
-        File::options().write(true).open(&self.temporary).map_err(Error::io("open", &self.temporary))
-    }
-
-    /// Puts the file in its place.
-    pub fn finish(mut self) -> Result<()> {
-        self.writer.flush().map_err(Error::io("write", &self.temporary))?;
-        self.writer.get_ref().sync_all().map_err(Error::io("sync", &self.temporary))?;
-        fs::rename(&self.temporary, &self.path).map_err(Error::io("rename into place", &self.path))?;
-        self.finished = true;
-        sync_directory(self.path.parent().unwrap_or(Path::new("")))
-    }
-}
-
-impl Drop for AtomicFile {
-    fn drop(&mut self) {
-        if !self.finished {
-            let _ = fs::remove_file(&self.temporary);
-        }
-    }
-}
-
-/// A rename lasts through a power cut only once its directory is synced. Elsewhere than on Unix the system does it.
-fn sync_directory(directory: &Path) -> Result<()> {
-    if cfg!(unix) {
-        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-        File::open(directory).and_then(|d| d.sync_all()).map_err(Error::io("sync", directory))?;
-    }
-    Ok(())
-}
-
 /// Makes `path` a directory this run may write into: creates it, accepts it empty, and refuses one that holds
 /// anything unless `overwrite`, which keeps what is there until a file of the same name replaces it.
 pub fn claim_output_dir(path: &Path, overwrite: bool) -> Result<()> {
-    if path.exists() && !path.is_dir() {
+    if fs::exists(path) && !fs::is_dir(path) {
         return Error::file(path).expected("a directory to write into").found("a file").err();
     }
     fs::create_dir_all(path).map_err(Error::io("create", path))?;
-    let first = fs::read_dir(path).map_err(Error::io("read", path))?.next();
-    match first {
-        Some(entry) if !overwrite => {
-            let entry = entry.map_err(Error::io("read", path))?.file_name();
-            Error::file(path)
-                .expected("a new or empty directory to write into")
-                .found(format!("{} in it", entry.to_string_lossy()))
-                .help("name another directory, or ask for it to be overwritten (`--overwrite`)")
-                .err()
-        }
+    let entries = fs::list(path).map_err(Error::io("read", path))?;
+    match entries.first().and_then(|entry| entry.file_name()) {
+        Some(entry) if !overwrite => Error::file(path)
+            .expected("a new or empty directory to write into")
+            .found(format!("{} in it", entry.to_string_lossy()))
+            .help("name another directory, or ask for it to be overwritten (`--overwrite`)")
+            .err(),
         _ => Ok(()),
     }
 }
 
 /// The one file in `directory` whose name ends in `.extension`, if there is exactly one.
 pub(super) fn only_file_with_extension(directory: &Path, extension: &str) -> Option<PathBuf> {
-    let entries = fs::read_dir(directory).ok()?.flatten().map(|e| e.path());
-    let mut found = entries.filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension)));
+    let mut found = fs::list(directory)
+        .ok()?
+        .into_iter()
+        .filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension)));
     let first = found.next()?;
     found.next().is_none().then_some(first)
 }
@@ -181,6 +135,7 @@ pub(super) fn only_file_with_extension(directory: &Path, extension: &str) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_nothing_else() {

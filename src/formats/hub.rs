@@ -6,7 +6,7 @@
 //! the feature `hub`.
 
 use super::files::read_json;
-use crate::{Error, Result};
+use crate::{Error, Result, platform};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub fn resolve(model: &str) -> Result<PathBuf> {
 /// [`resolve`], telling `progress` of each file as it comes. Its error ends the fetching and is returned; what had
 /// come stays, and the next call continues there.
 pub fn resolve_with(model: &str, progress: &mut dyn FnMut(&Fetching) -> Result<()>) -> Result<PathBuf> {
-    if Path::new(model).exists() {
+    if platform::fs::exists(Path::new(model)) {
         return Ok(PathBuf::from(model));
     }
     let id = parse(model)?;
@@ -156,10 +156,10 @@ fn is_complete(snapshot: &Path) -> bool {
 }
 
 /// The index of weights spread over several files.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// The files an index names.
-pub(super) fn weight_files(index: &Path) -> Result<Vec<String>> {
+pub(crate) fn weight_files(index: &Path) -> Result<Vec<String>> {
     let json = read_json(index)?;
     let map = json["weight_map"].as_object();
     let map = map.ok_or_else(|| Error::file(index).field("`weight_map`").expected("an object").error())?;

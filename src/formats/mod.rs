@@ -29,13 +29,16 @@ mod tokenizer_checks;
 mod tokenizer_gguf;
 
 pub use dtype::{Dtype, Quant};
+#[cfg(any(feature = "spectrum", not(target_family = "wasm")))]
 pub(crate) use files::write_text;
 pub use files::{Bytes, claim_output_dir, read_json, read_json_if_present, write_atomically, write_json};
 pub use gguf::{GgufHeader, GgufTensor, MetaValue};
 pub use model_folder::{ModelFolder, write_configs};
 pub use peft::{Adapter, AdapterConfig, write_adapter};
+#[cfg(not(target_family = "wasm"))]
 pub(crate) use safetensors_file::Draft;
 pub use safetensors_file::{TensorSpec, write_safetensors};
 pub use tensors::Tensors;
+#[cfg(not(target_family = "wasm"))]
 pub(crate) use tokenizer::TokenText;
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -4,6 +4,7 @@ use super::dtype::Dtype;
 use super::files::{Bytes, only_file_with_extension, read_json, read_json_if_present, write_json};
 use super::gguf::GgufHeader;
 use super::{Tensors, Tokenizer, gguf_decoder};
+use crate::platform::fs;
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -25,19 +26,19 @@ impl ModelFolder {
     /// Opens a folder with `config.json` and safetensors, or a `.gguf` file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        if path.is_dir() {
+        if fs::is_dir(path) {
             return Self::open_folder(path);
         }
         if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
             return Self::from_gguf(path, Bytes::map(path)?);
         }
-        let found = if path.exists() { "another file" } else { "nothing of this name" };
+        let found = if fs::exists(path) { "another file" } else { "nothing of this name" };
         Error::file(path).expected("a folder with config.json and safetensors, or a .gguf file").found(found).err()
     }
 
     fn open_folder(path: &Path) -> Result<Self> {
         let config = path.join("config.json");
-        if !config.exists() {
+        if !fs::exists(&config) {
             let complaint = Error::file(path).expected("a model folder with config.json").found("none in it");
             return match only_file_with_extension(path, "gguf") {
                 Some(gguf) => complaint.help(format!("name the GGUF file itself: {}", gguf.display())).err(),

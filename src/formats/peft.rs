@@ -4,6 +4,7 @@
 use super::files::{read_json, write_json};
 use super::safetensors_file::{TensorSpec, write_safetensors};
 use super::tensors::Tensors;
+use crate::platform::fs;
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -183,7 +184,7 @@ pub async fn write_adapter(
     arrays: &[TensorSpec],
     mut fill: impl AsyncFnMut(&str) -> Result<Vec<f32>>,
 ) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     let stored = |array: &TensorSpec| TensorSpec { name: Adapter::stored(&array.name), ..array.clone() };
     let stored: Vec<TensorSpec> = arrays.iter().map(stored).collect();
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);

@@ -4,13 +4,16 @@
 //! data.
 
 use super::dtype::Dtype;
-use super::files::AtomicFile;
+use crate::platform::fs::AtomicFile;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+#[cfg(not(target_family = "wasm"))]
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
+#[cfg(not(target_family = "wasm"))]
+use std::io::{Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
@@ -110,12 +113,14 @@ pub async fn write_safetensors<'a>(
 
 /// A new safetensors file whose tensors' bytes come in any order, from any thread. Dropped before [`Draft::finish`], it
 /// leaves nothing.
+#[cfg(not(target_family = "wasm"))]
 pub(crate) struct Draft<'a> {
     file: AtomicFile,
     /// The tensors, with where their bytes begin in the file and how many they are.
     pub places: Vec<(&'a TensorSpec, Range<u64>)>,
 }
 
+#[cfg(not(target_family = "wasm"))]
 impl<'a> Draft<'a> {
     /// Begins a file of all `specs`.
     pub fn begin(path: &Path, specs: &'a [TensorSpec], metadata: &BTreeMap<String, String>) -> Result<Draft<'a>> {

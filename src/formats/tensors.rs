@@ -5,6 +5,7 @@ use super::files::{Bytes, read_json};
 use super::gguf::{GgufHeader, GgufTensor};
 use super::{gguf_decoder, safetensors_file};
 use crate::digest::sha256;
+use crate::platform::fs;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,11 +40,11 @@ impl Tensors {
     /// `model.safetensors.index.json` names.
     pub fn open_folder(folder: &Path) -> Result<Self> {
         let single = folder.join("model.safetensors");
-        if single.exists() {
+        if fs::exists(&single) {
             return Self::open_safetensors(&[single]);
         }
         let index = folder.join("model.safetensors.index.json");
-        if !index.exists() {
+        if !fs::exists(&index) {
             return Error::file(folder)
                 .expected("model.safetensors or model.safetensors.index.json")
                 .found("neither")
@@ -66,7 +67,7 @@ impl Tensors {
             };
             shards.insert(folder.join(name));
         }
-        if let Some(absent) = shards.iter().find(|path| !path.exists()) {
+        if let Some(absent) = shards.iter().find(|path| !fs::exists(path)) {
             let found = format!("no file {}", absent.display());
             return Error::file(index).expected("every shard it names").found(found).help("fetch it again").err();
         }

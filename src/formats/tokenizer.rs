@@ -6,13 +6,13 @@ use super::gguf::GgufHeader;
 use super::spelling::Spelling;
 use super::{tokenizer_checks, tokenizer_gguf};
 use crate::digest::hex;
+use crate::platform::fs;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -27,11 +27,13 @@ pub struct Tokenizer {
     config: Map<String, Value>,
     merges: Vec<(String, String)>,
     token_bytes: Vec<u32>,
+    #[cfg(not(target_family = "wasm"))]
     spelling: Spelling,
 }
 
 /// What a token stands for, whatever its tokenizer's spelling.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg(not(target_family = "wasm"))]
 pub(crate) enum TokenText {
     /// Bytes of text.
     Bytes(Vec<u8>),
@@ -51,7 +53,7 @@ impl Tokenizer {
     /// over the template in the config).
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        if !path.exists() {
+        if !fs::exists(&path) {
             let help = "save it once with transformers' `AutoTokenizer.from_pretrained(...).save_pretrained(...)`";
             return Error::file(folder).expected("tokenizer.json").found("none").help(help).err();
         }
@@ -71,7 +73,7 @@ impl Tokenizer {
             }
         }
         let template = path.with_file_name("chat_template.jinja");
-        if template.exists() {
+        if fs::exists(&template) {
             let text = fs::read_to_string(&template).map_err(Error::io("read", &template))?;
             config.insert("chat_template".into(), text.into());
         }
@@ -96,20 +98,32 @@ impl Tokenizer {
         inner.with_padding(None);
         let spelling = Spelling::of(&value["decoder"]);
         let token_bytes = token_bytes(&inner, &spelling);
-        Ok(Tokenizer { place: place.to_path_buf(), inner, json, config, merges, token_bytes, spelling })
+        Ok(Tokenizer {
+            place: place.to_path_buf(),
+            inner,
+            json,
+            config,
+            merges,
+            token_bytes,
+            #[cfg(not(target_family = "wasm"))]
+            spelling,
+        })
     }
 
     /// The content of its tokenizer.json.
+    #[cfg(not(target_family = "wasm"))]
     pub(crate) fn json(&self) -> Result<Value> {
         serde_json::from_slice(&self.json).map_err(|e| Error::internal(e.to_string()))
     }
 
     /// The content of its tokenizer_config.json.
+    #[cfg(not(target_family = "wasm"))]
     pub(crate) fn config(&self) -> &Map<String, Value> {
         &self.config
     }
 
     /// Pairs of tokens that become one, the first ones first; none for models without merges.
+    #[cfg(not(target_family = "wasm"))]
     pub(crate) fn merges(&self) -> &[(String, String)] {
         &self.merges
     }
@@ -171,6 +185,7 @@ impl Tokenizer {
     }
 
     /// What a token stands for; none for unused ids.
+    #[cfg(not(target_family = "wasm"))]
     pub(crate) fn token_text(&self, id: u32) -> Option<TokenText> {
         let token = self.inner.id_to_token(id)?;
         let added = self.inner.get_added_vocabulary().get_vocab().contains_key(&token);
@@ -234,7 +249,7 @@ impl Tokenizer {
         config.entry("tokenizer_class").or_insert(json!("PreTrainedTokenizerFast"));
         write_json(&folder.join("tokenizer_config.json"), &Value::Object(config))?;
         for stale in ["chat_template.jinja", "special_tokens_map.json"].map(|name| folder.join(name)) {
-            if stale.exists() {
+            if fs::exists(&stale) {
                 fs::remove_file(&stale).map_err(Error::io("remove", stale))?;
             }
         }

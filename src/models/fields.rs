@@ -28,8 +28,8 @@ impl<'a> Fields<'a> {
 
     /// A positive integer.
     pub fn usize(&self, name: &str) -> Result<usize> {
-        match self.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()) {
-            Some(n) if n > 0 && n < 1 << 32 => Ok(n),
+        match self.get(name).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok()) {
+            Some(n) if n > 0 => Ok(n as usize),
             _ => self.wrong(name, "a positive integer"),
         }
     }

@@ -85,8 +85,9 @@ impl Op for Pairs {
     }
 
     fn cost(&self, node: &Node<'_>) -> Cost {
-        let (z, k) = (node.inputs[0].shape, node.inputs[2].shape.cols());
-        Cost { flops: (20 * z.rows() * k * k) as u64, bytes: (8 * z.numel() + 32 * z.rows() * k * k) as u64 }
+        let (z, k) = (node.inputs[0].shape, node.inputs[2].shape.cols() as u64);
+        let pairs = z.rows() as u64 * k * k;
+        Cost { flops: 20 * pairs, bytes: 8 * z.numel() as u64 + 32 * pairs }
     }
 }
 

@@ -3,7 +3,6 @@
 //! A shard is verified whole (length, SHA-256, header, every number of every row, sums) before its first row is handed
 //! out, so that words uploaded as they are hold no id outside the vocabulary. Reading then seeks to the row.
 
-use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -14,6 +13,7 @@ use super::manifest::{HEADER_BYTES, MANIFEST_FILE, Manifest, ShardEntry, Span, S
 use super::rows::{self, RowBatch};
 use super::spec::SetSpec;
 use crate::digest::{hex, sha256};
+use crate::platform::fs;
 use crate::{Error, Result};
 
 /// Rows decoded at a time while verifying, to bound memory.
@@ -31,15 +31,15 @@ impl Reader {
     /// Opens the set in `dir` and checks its manifest.
     pub fn open(dir: &Path) -> Result<Reader> {
         let path = dir.join(MANIFEST_FILE);
-        if !path.is_file() && dir.join(JOURNAL_FILE).is_file() {
+        if !fs::is_file(&path) && fs::is_file(&dir.join(JOURNAL_FILE)) {
             return Error::file(dir)
                 .expected("a finished shard set")
                 .found("an unfinished capture")
                 .help("run the same capture again: it resumes")
                 .err();
         }
-        if !path.is_file() {
-            let found = if dir.exists() { "no manifest.json in it" } else { "nothing of this name" };
+        if !fs::is_file(&path) {
+            let found = if fs::exists(dir) { "no manifest.json in it" } else { "nothing of this name" };
             let help = "record one with `potstill capture`, or check the path";
             return Error::file(dir).expected("a shard set").found(found).help(help).err();
         }
@@ -84,6 +84,12 @@ impl Reader {
         Ok(words)
     }
 
+    /// The files that `rows` rows from `first_row` lie in.
+    pub fn files(&self, first_row: u64, rows: u64) -> Result<Vec<PathBuf>> {
+        let spans = self.manifest.locate(first_row, rows)?;
+        Ok(spans.iter().map(|span| self.dir.join(&self.manifest.shards[span.shard].file)).collect())
+    }
+
     /// `rows` rows from `first_row` as numbers.
     pub fn read_rows(&self, first_row: u64, rows: u64) -> Result<RowBatch> {
         rows::decode(self.spec(), &self.read_words(first_row, rows)?, first_row, &self.dir)
@@ -122,7 +128,7 @@ impl Reader {
 
     fn read_span(&self, span: &Span) -> Result<Vec<u32>> {
         let path = self.dir.join(&self.manifest.shards[span.shard].file);
-        let mut file = File::open(&path).map_err(Error::io("open", &path))?;
+        let mut file = fs::open(&path).map_err(Error::io("open", &path))?;
         file.seek(SeekFrom::Start(span.offset)).map_err(Error::io("seek", &path))?;
         let mut bytes = vec![0; (span.rows * self.layout().stride_bytes()) as usize];
         file.read_exact(&mut bytes).map_err(Error::io("read", &path))?;

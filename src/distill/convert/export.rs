@@ -59,7 +59,7 @@ pub fn export(
     let codec = codec(&reader, options)?;
     let (data, config_file) = places(out)?;
     let settings = serde_json::to_value(codec.config()).map_err(|e| Error::internal(e.to_string()))?;
-    let settings = serde_saphyr::to_string(&settings).map_err(|e| Error::internal(e.to_string()))?;
+    let settings = crate::yaml::to_yaml(&settings)?;
     if config_file.exists()
         && std::fs::read(&config_file).map_err(Error::io("read", &config_file))? != settings.as_bytes()
     {

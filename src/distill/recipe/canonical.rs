@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::{Error, Result};
+use crate::Result;
 
 /// Keys that may change when a run is resumed, because they decide where and how often it is written and what runs
 /// it, not what it computes.
@@ -49,7 +49,7 @@ impl Recipe {
 
     /// [`Recipe::to_json`] as YAML.
     pub fn to_yaml(&self) -> Result<String> {
-        serde_saphyr::to_string(&self.to_json()).map_err(|e| Error::internal(e.to_string()))
+        crate::yaml::to_yaml(&self.to_json())
     }
 
     /// The recipe as one text per key path, like `training_args.learning_rate` = `0.0005`: what a checkpoint keeps.

@@ -1,0 +1,8 @@
+//! What an operating system and a browser do differently, behind the same names: files. A browser has none, so there
+//! [`fs`] is a tree in memory, which whoever embeds the crate fills and empties.
+
+#[cfg_attr(not(target_family = "wasm"), path = "disk.rs")]
+#[cfg_attr(target_family = "wasm", path = "browser.rs")]
+pub mod fs;
+#[cfg(target_family = "wasm")]
+pub mod stored;
