@@ -2,7 +2,7 @@
 //! and to match a teacher competes on the same tokens in the same order, with negative controls that must lose.
 
 use super::method::{Arena, Measured, Method, Run, Source, mean_sd};
-use super::text;
+use super::text::{self, Sizes};
 use potstill::device::{Choice, Device, adapters};
 use potstill::distill::{Recipe, distill};
 use potstill::{Error, Result};
@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+/// A vocabulary that a tiny student can afford, and text for a million tokens.
+const TEXT: Sizes = Sizes { vocabulary: 512, students_bytes: 2_400_000 };
 /// Tokens of a sequence and sequences of a step: 1,024 tokens a step.
 const CONTEXT: usize = 64;
 const BATCH: usize = 16;
@@ -41,7 +43,7 @@ pub struct Twins {
 
 /// Trains the teacher and all students, or reads what is there.
 pub fn run(device: &Device, device_name: &str, sotu: &Path, folder: &Path) -> Result<Scratch> {
-    let text = text::prepare(sotu, folder)?;
+    let text = text::prepare(sotu, folder, &TEXT)?;
     let teacher = folder.join("teacher");
     if !teacher.join("model.safetensors").is_file() {
         eprintln!("the teacher, {TEACHER_STEPS} steps");
@@ -102,7 +104,7 @@ impl Twins {
 fn config(hidden: usize, layers: usize, heads: usize, intermediate: usize, range: f64) -> Value {
     json!({
         "model_type": "llama", "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": heads, "intermediate_size": intermediate, "vocab_size": text::VOCABULARY,
+        "num_key_value_heads": heads, "intermediate_size": intermediate, "vocab_size": TEXT.vocabulary,
         "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
         "hidden_act": "silu", "initializer_range": range,
     })

@@ -1,4 +1,4 @@
-//! The text of the from-scratch experiment and a tokenizer of 512 tokens for it.
+//! The text of a small experiment and a tokenizer for it; of the page's demo too (examples/page_assets.rs).
 
 use potstill::formats::Tokenizer;
 use potstill::random::SplitMix64;
@@ -10,11 +10,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
-/// Tokens of the tokenizer, the end-of-text token among them.
-pub const VOCABULARY: usize = 512;
 const END: &str = "<|endoftext|>";
-/// Bytes that students learn from.
-const STUDENTS_BYTES: usize = 2_400_000;
 /// Bytes after which a text is cut at the end of a sentence.
 const PIECE_BYTES: usize = 1000;
 
@@ -28,9 +24,17 @@ pub struct Text {
     pub students: PathBuf,
 }
 
+/// How large an experiment is.
+pub struct Sizes {
+    /// Tokens of the tokenizer, the end-of-text token among them.
+    pub vocabulary: usize,
+    /// Bytes that students learn from.
+    pub students_bytes: usize,
+}
+
 /// Prepares tokenizer and texts from the addresses in `sotu` below `folder`, once. They are cut into pieces and shuffled,
 /// so that what is held out is of the same time and speakers as what is learned.
-pub fn prepare(sotu: &Path, folder: &Path) -> Result<Text> {
+pub fn prepare(sotu: &Path, folder: &Path, sizes: &Sizes) -> Result<Text> {
     let text = Text {
         tokenizer: folder.join("tokenizer"),
         all: folder.join("all.jsonl"),
@@ -46,12 +50,12 @@ pub fn prepare(sotu: &Path, folder: &Path) -> Result<Text> {
     paths.sort();
     let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(Error::io("read", path));
     let documents: Vec<String> = paths.iter().map(read).collect::<Result<_>>()?;
-    train_tokenizer(&documents, &text.tokenizer)?;
+    train_tokenizer(&documents, sizes.vocabulary, &text.tokenizer)?;
     let mut pieces: Vec<&str> = documents.iter().flat_map(|document| pieces(document)).collect();
     shuffle(&mut pieces);
     let mut first = pieces.len();
     let mut bytes = 0;
-    while first > 0 && bytes < STUDENTS_BYTES {
+    while first > 0 && bytes < sizes.students_bytes {
         first -= 1;
         bytes += pieces[first].len();
     }
@@ -94,10 +98,10 @@ fn write(path: &Path, documents: &[&str]) -> Result<()> {
 }
 
 /// Byte-level BPE, as GPT-2's, trained on the documents.
-fn train_tokenizer(documents: &[String], folder: &Path) -> Result<()> {
+fn train_tokenizer(documents: &[String], vocabulary: usize, folder: &Path) -> Result<()> {
     let bad = |error: tokenizers::Error| Error::internal(format!("training a tokenizer: {error}"));
     let mut trainer = BpeTrainer::builder()
-        .vocab_size(VOCABULARY)
+        .vocab_size(vocabulary)
         .show_progress(false)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .special_tokens(vec![AddedToken::from(END, true)])

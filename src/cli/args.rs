@@ -67,9 +67,14 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Merge models of one architecture into one
     Merge(super::merge::MergeArgs),
+    /// Turn a fine-tune into a LoRA adapter on its base
+    #[cfg(feature = "spectrum")]
+    ExtractLora(super::extract_lora::ExtractLoraArgs),
     /// Choose the layers to train by the signal in their weights
     #[cfg(feature = "spectrum")]
     Spectrum(super::spectrum::SpectrumArgs),
+    /// Give a model another model's tokenizer
+    Tokensurgeon(super::tokensurgeon::TokensurgeonArgs),
     /// Let a model continue a text
     Generate(GenerateArgs),
     /// Log-probabilities of texts under a model

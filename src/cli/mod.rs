@@ -12,6 +12,8 @@ mod distill;
 mod doctor;
 #[cfg(feature = "endpoint")]
 pub mod endpoint;
+#[cfg(feature = "spectrum")]
+mod extract_lora;
 mod generate;
 pub mod human;
 mod inspect;
@@ -24,6 +26,7 @@ mod score;
 #[cfg(feature = "spectrum")]
 pub mod spectrum;
 pub mod table;
+mod tokensurgeon;
 
 use crate::formats::ModelFolder;
 use crate::formats::hub::{self, Fetching};
@@ -66,6 +69,9 @@ fn run(cli: &Cli) -> Result<()> {
         #[cfg(feature = "parquet")]
         Command::Convert(args) => convert::run(args),
         Command::Distill(args) => distill::run(cli, args),
+        #[cfg(feature = "spectrum")]
+        Command::ExtractLora(args) => extract_lora::run(args),
+        Command::Tokensurgeon(args) => tokensurgeon::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Generate(args) => generate::run(cli, args),
         Command::Quickstart(args) => quickstart::run(cli, args),

@@ -66,6 +66,11 @@ impl Setup {
     /// Opens and checks everything a recipe names.
     pub async fn open(recipe: &Recipe) -> Result<Setup> {
         let device = recipe.device.parse::<Choice>()?.open().await?;
+        Self::open_on(recipe, device)
+    }
+
+    /// The same on a device that is open already, whatever the recipe's `device` says: several runs share its kernels.
+    pub fn open_on(recipe: &Recipe, device: Device) -> Result<Setup> {
         let source = recipe.tokenizer_source().ok_or_else(|| {
             let help = "name a model folder, GGUF file or hub id there: the teacher's";
             Error::at("the recipe's `model.tokenizer`").expected("whose tokenizer to use").found("nothing").help(help)

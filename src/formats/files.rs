@@ -92,7 +92,7 @@ pub fn write_json(path: &Path, value: &Value) -> Result<()> {
 }
 
 /// Writes `text`, atomically.
-pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
+pub fn write_text(path: &Path, text: &str) -> Result<()> {
     write_atomically(path, |file| file.write_all(text.as_bytes()).map_err(Error::io("write", path)))
 }
 

@@ -5,6 +5,8 @@
 
 #[cfg(feature = "parquet")]
 pub mod arrow;
+#[cfg(not(target_family = "wasm"))]
+mod draft;
 mod dtype;
 mod files;
 #[cfg(feature = "parquet")]
@@ -20,6 +22,7 @@ pub mod parquet;
 mod peft;
 mod quants;
 mod safetensors_file;
+mod spelling;
 #[cfg(feature = "parquet")]
 pub mod tables;
 mod tensors;
@@ -27,12 +30,13 @@ mod tokenizer;
 mod tokenizer_checks;
 mod tokenizer_gguf;
 
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use draft::Draft;
 pub use dtype::{Dtype, Quant};
-pub(crate) use files::write_text;
-pub use files::{Bytes, claim_output_dir, read_json, read_json_if_present, write_atomically, write_json};
+pub use files::{Bytes, claim_output_dir, read_json, read_json_if_present, write_atomically, write_json, write_text};
 pub use gguf::{GgufHeader, GgufTensor, MetaValue};
 pub use model_folder::{ModelFolder, write_configs};
 pub use peft::{Adapter, AdapterConfig, write_adapter};
-pub use safetensors_file::{TensorSpec, write_safetensors, write_safetensors_bytes};
+pub use safetensors_file::{TensorSpec, write_safetensors};
 pub use tensors::Tensors;
-pub use tokenizer::{DecodeStream, Tokenizer};
+pub use tokenizer::{DecodeStream, TokenText, Tokenizer};

@@ -107,31 +107,8 @@ pub async fn write_safetensors<'a>(
     file.finish()
 }
 
-/// [`write_safetensors`] for tensors that never lie in memory whole: `fill` hands over each one's bytes piece by piece.
-pub fn write_safetensors_bytes<'a>(
-    path: &Path,
-    specs: &'a [TensorSpec],
-    metadata: &BTreeMap<String, String>,
-    mut fill: impl FnMut(&'a TensorSpec, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
-) -> Result<()> {
-    let (mut file, ordered) = begin(path, specs, metadata)?;
-    for spec in ordered {
-        let bytes = spec.shape.iter().product::<usize>() * width(spec.dtype);
-        let mut written = 0;
-        fill(spec, &mut |piece| {
-            written += piece.len();
-            file.writer.write_all(piece).map_err(Error::io("write", path))
-        })?;
-        if written != bytes {
-            let found = format!("{written} bytes");
-            return Error::file(path).field(&spec.name).expected(format!("{bytes} bytes")).found(found).err();
-        }
-    }
-    file.finish()
-}
-
 /// A new file with its header, and the tensors in the order of their data.
-fn begin<'a>(
+pub(super) fn begin<'a>(
     path: &Path,
     specs: &'a [TensorSpec],
     metadata: &BTreeMap<String, String>,
@@ -146,7 +123,7 @@ fn begin<'a>(
     Ok((file, ordered))
 }
 
-fn width(dtype: Dtype) -> usize {
+pub(super) fn width(dtype: Dtype) -> usize {
     if dtype == Dtype::F32 { 4 } else { 2 }
 }
 

@@ -3,6 +3,7 @@
 
 use super::files::{read_json_if_present, write_atomically, write_json};
 use super::gguf::GgufHeader;
+use super::spelling::Spelling;
 use super::{tokenizer_checks, tokenizer_gguf};
 use crate::digest::hex;
 use crate::platform::fs;
@@ -14,7 +15,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 /// A tokenizer with its special tokens and chat template.
 #[derive(Clone)]
@@ -27,6 +27,16 @@ pub struct Tokenizer {
     config: Map<String, Value>,
     merges: Vec<(String, String)>,
     token_bytes: Vec<u32>,
+    spelling: Spelling,
+}
+
+/// What a token stands for, whatever its tokenizer's spelling.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TokenText {
+    /// Bytes of text.
+    Bytes(Vec<u8>),
+    /// What is cut out of a text before the rest is tokenised.
+    Added(String),
 }
 
 impl fmt::Debug for Tokenizer {
@@ -84,8 +94,24 @@ impl Tokenizer {
         // Some published files truncate or pad; here every token of a text is wanted and no other.
         inner.with_truncation(None).map_err(|e| wrong(&e))?;
         inner.with_padding(None);
-        let token_bytes = token_bytes(&inner, &value["decoder"]);
-        Ok(Tokenizer { place: place.to_path_buf(), inner, json, config, merges, token_bytes })
+        let spelling = Spelling::of(&value["decoder"]);
+        let token_bytes = token_bytes(&inner, &spelling);
+        Ok(Tokenizer { place: place.to_path_buf(), inner, json, config, merges, token_bytes, spelling })
+    }
+
+    /// The content of its tokenizer.json.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_slice(&self.json).map_err(|e| Error::internal(e.to_string()))
+    }
+
+    /// The content of its tokenizer_config.json.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// Pairs of tokens that become one, the first ones first; none for models without merges.
+    pub fn merges(&self) -> &[(String, String)] {
+        &self.merges
     }
 
     /// The ids of `text`. Special tokens written out in the text are recognised as such; `add_special` adds what the
@@ -142,6 +168,13 @@ impl Tokenizer {
     /// The token with this id, as the vocabulary spells it.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
+    }
+
+    /// What a token stands for; none for unused ids.
+    pub fn token_text(&self, id: u32) -> Option<TokenText> {
+        let token = self.inner.id_to_token(id)?;
+        let added = self.inner.get_added_vocabulary().get_vocab().contains_key(&token);
+        Some(if added { TokenText::Added(token) } else { TokenText::Bytes(self.spelling.bytes(&token)) })
     }
 
     /// The id of a token as the vocabulary spells it.
@@ -209,24 +242,15 @@ impl Tokenizer {
     }
 }
 
-/// How many bytes of text each id stands for, by what the decoder does with a token.
-fn token_bytes(tokenizer: &tokenizers::Tokenizer, decoder: &Value) -> Vec<u32> {
+/// How many bytes of text each id stands for.
+fn token_bytes(tokenizer: &tokenizers::Tokenizer, spelling: &Spelling) -> Vec<u32> {
     let vocab: HashMap<String, u32> = tokenizer.get_vocab(true);
     let size = vocab.values().max().map_or(0, |id| *id as usize + 1);
-    let decoder = decoder.to_string();
-    let byte_level = decoder.contains("\"ByteLevel\"").then(ByteLevel::alphabet);
-    let byte_fallback = decoder.contains("\"ByteFallback\"");
-    let underscore = decoder.contains('\u{2581}');
     let special = tokenizer.get_added_tokens_decoder();
     let mut bytes = vec![0; size];
     for (token, id) in &vocab {
-        bytes[*id as usize] = match &byte_level {
-            _ if special.get(id).is_some_and(|t| t.special) => 0,
-            Some(alphabet) if token.chars().all(|c| alphabet.contains(&c)) => token.chars().count() as u32,
-            None if byte_fallback && token.len() == 6 && token.starts_with("<0x") && token.ends_with('>') => 1,
-            None if underscore => token.chars().map(|c| if c == '\u{2581}' { 1 } else { c.len_utf8() as u32 }).sum(),
-            _ => token.len() as u32,
-        };
+        let text = !special.get(id).is_some_and(|t| t.special);
+        bytes[*id as usize] = if text { spelling.bytes(token).len() as u32 } else { 0 };
     }
     bytes
 }

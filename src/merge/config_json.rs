@@ -4,7 +4,7 @@ use super::config::MergeConfig;
 use super::model::Model;
 use super::names::is_head;
 use super::plan::Planned;
-use super::tokenizer::Vocabulary;
+use super::vocabulary::Vocabulary;
 use crate::Result;
 use crate::formats::Dtype;
 use serde_json::{Map, Value, json};
@@ -38,7 +38,7 @@ pub(super) fn merged(
     }
     if let Some(vocabulary) = vocabulary {
         text(root).insert("vocab_size".into(), json!(vocabulary.rows()));
-        let source = &models[vocabulary.donor()].folder.config;
+        let source = &models[vocabulary.donor].folder.config;
         for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
             if let Some(id) = source.get(key) {
                 root.insert(key.into(), id.clone());
@@ -64,7 +64,7 @@ pub(super) fn merged(
 }
 
 /// Where the text model's settings are.
-fn text(root: &mut Map<String, Value>) -> &mut Map<String, Value> {
+pub(super) fn text(root: &mut Map<String, Value>) -> &mut Map<String, Value> {
     let nested = root.get("text_config").is_some_and(Value::is_object);
     match nested {
         true => root.get_mut("text_config").and_then(Value::as_object_mut).expect("checked to be an object"),

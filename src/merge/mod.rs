@@ -8,16 +8,34 @@
 
 mod config;
 mod config_json;
+mod execute;
+#[cfg(feature = "spectrum")]
+mod extract;
 mod lora;
+#[cfg(feature = "spectrum")]
+mod low_rank;
 pub mod methods;
 mod model;
 mod names;
 mod output;
 mod plan;
 mod plan_tensor;
+mod pursuit;
 mod run;
+mod surgeon;
 mod tokenizer;
+mod union;
+mod vocabulary;
 
-pub use config::{BaseRole, ChatTemplate, MergeConfig, MethodSpec, Module, Reference, Slice, Source, TokenizerSource};
+pub use config::{
+    BaseRole, ChatTemplate, MergeConfig, MethodSpec, Module, Reference, Slice, Source, TokenRow, TokenRule,
+    TokenizerSource,
+};
+
+#[cfg(feature = "spectrum")]
+pub use extract::{ExtractOptions, Extracted, extract_lora};
+#[cfg(feature = "spectrum")]
+pub use low_rank::{LowRank, low_rank};
 pub use plan::{Plan, Planned};
 pub use run::{MergeOptions, Merged, Progress, merge};
+pub use surgeon::{SurgeonOptions, Transplanted, tokensurgeon};

@@ -5,7 +5,7 @@ use super::methods::{Method, PerModel};
 use super::model::Model;
 use super::names::{in_layer, is_before_layers, is_head, layer};
 use super::plan_tensor::listed;
-use super::tokenizer::Vocabulary;
+use super::vocabulary::Vocabulary;
 use crate::formats::Dtype;
 use crate::{Error, Result};
 use serde_json::Value;

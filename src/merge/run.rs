@@ -1,18 +1,17 @@
 //! A merge from beginning to end.
 
 use super::config::MergeConfig;
-use super::methods::{Inputs, Read, random_key};
-use super::model::{Model, Reader};
-use super::output::{self, Shard};
-use super::plan::{Piece, Plan, Planned};
+use super::execute::write_shards;
+use super::model::Model;
+use super::output;
+use super::plan::Plan;
 use super::tokenizer;
 use crate::digest;
-use crate::formats::{Dtype, write_configs, write_safetensors_bytes, write_text};
+use crate::formats::{write_configs, write_text};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The least memory a merge can be asked to keep within.
 const LEAST_MEMORY: u64 = 64 << 20;
@@ -118,15 +117,12 @@ fn write_one(
     }
     // A part is in this merge's own folder: what it holds of an earlier configuration may go.
     output::claim(out, &fingerprint, options.overwrite || part)?;
-    let mut run = Run { plan: &plan, options, progress, done: 0, total: bytes, touched: AtomicU64::new(0) };
-    for shard in &shards {
-        run.shard(shard)?;
-    }
+    write_shards(&plan, &shards, options, progress)?;
     output::write_index(out, &shards)?;
     tokenizer::write(config, &plan.models, plan.donor, plan.vocabulary.as_ref(), out)?;
     write_text(&out.join("README.md"), &card(config, &plan, out))?;
     write_text(&out.join("mergekit_config.yml"), &config.text)?;
-    let tokens = plan.vocabulary.as_ref().map_or(plan.donor, |vocabulary| vocabulary.donor());
+    let tokens = plan.vocabulary.as_ref().map_or(plan.donor, |vocabulary| vocabulary.donor);
     write_configs(out, &plan.config, &plan.models[tokens].folder.generation_config)?;
     output::finish(out, part)?;
     Ok(merged)
@@ -162,157 +158,6 @@ fn fingerprint(config: &MergeConfig, plan: &Plan, options: &MergeOptions) -> Res
         }
     }
     Ok(digest::sha256(text))
-}
-
-struct Run<'a> {
-    plan: &'a Plan,
-    options: &'a MergeOptions,
-    progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
-    done: u64,
-    total: u64,
-    /// Bytes of mapped files read since their pages were let go.
-    touched: AtomicU64,
-}
-
-impl Run<'_> {
-    fn shard(&mut self, shard: &Shard) -> Result<()> {
-        if shard.path.is_file() {
-            self.done += shard.bytes;
-            return self.report();
-        }
-        let plan = self.plan;
-        let tensors: BTreeMap<&str, &Planned> = plan.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-        let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        write_safetensors_bytes(&shard.path, &shard.specs, &metadata, |spec, put| {
-            match tensors.get(spec.name.as_str()) {
-                Some(tensor) => {
-                    self.tensor(tensor, put).map_err(|error| error.inside(format!("merging `{}`", tensor.name)))
-                }
-                None => Err(Error::internal("a tensor without a plan")),
-            }
-        })
-    }
-
-    fn report(&mut self) -> Result<()> {
-        match (self.progress)(Progress { done: self.done, total: self.total }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::Cancelled),
-        }
-    }
-
-    fn tensor(&mut self, tensor: &Planned, put: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let (plan, limit) = (self.plan, self.options.memory / 2);
-        let touched = &self.touched;
-        // Called by all threads; letting go of pages that another thread reads only makes it fetch them again.
-        let touch = |bytes: usize| {
-            let bytes = bytes as u64;
-            if touched.fetch_add(bytes, Ordering::Relaxed) + bytes > limit {
-                touched.store(0, Ordering::Relaxed);
-                plan.models.iter().for_each(|model| model.folder.tensors.release());
-            }
-        };
-        let sources = Sources::new(plan, tensor)?;
-        let (sources, touch) = (&sources, &touch);
-        let read = |piece: &Piece| {
-            let (reader, model) = (sources.of(piece)?, piece.model);
-            let table = sources.tables.get(&model);
-            let padding = table.map_or(&[][..], |table| table.as_slice());
-            let columns = tensor.shape.get(1..).map_or(1, |rest| rest.iter().product::<usize>()).max(1);
-            let width = plan.models[model].folder.tensors.dtype(&piece.stored)?.block().map_or(4, |(_, width)| width);
-            Ok(move |start: usize, out: &mut [f32]| {
-                touch(out.len() * width.min(4));
-                match (&plan.vocabulary, tensor.by_token) {
-                    (Some(vocabulary), true) => vocabulary.read(model, &sources.readers, columns, padding, start, out),
-                    _ => reader.read(start, out),
-                }
-            })
-        };
-        let base = tensor.base.as_ref().map(&read).transpose()?;
-        let models = tensor.models.iter().map(&read).collect::<Result<Vec<_>>>()?;
-        let inputs = Inputs {
-            shape: &tensor.shape,
-            base: base.as_ref().map(|read| read as &Read),
-            models: models.iter().map(|read| read as &Read).collect(),
-        };
-        let key = random_key(self.options.seed, &tensor.name);
-        let kernel = tensor.method.prepare(&inputs, &tensor.settings, key)?;
-        let band = (self.options.memory / 64).clamp(1 << 16, 1 << 23) as usize;
-        let finish = |start: usize, values: &[f32]| encode(tensor, start, values);
-        inputs.compute(&kernel, band, finish, |parts, _| {
-            let bytes: usize = parts.iter().map(Vec::len).sum();
-            parts.iter().try_for_each(|part| put(part))?;
-            self.done += bytes as u64;
-            match (self.progress)(Progress { done: self.done, total: self.total }) {
-                ControlFlow::Continue(()) => Ok(()),
-                ControlFlow::Break(()) => Err(Error::Cancelled),
-            }
-        })
-    }
-}
-
-/// The tensors of all models that a tensor is made from.
-struct Sources<'p> {
-    readers: Vec<Reader<'p>>,
-    /// Which reader is that of a piece.
-    pieces: Vec<Piece>,
-    /// By model, the row that fills up its vocabulary.
-    tables: BTreeMap<usize, Vec<f32>>,
-}
-
-impl<'p> Sources<'p> {
-    fn new(plan: &'p Plan, tensor: &'p Planned) -> Result<Sources<'p>> {
-        let own: Vec<&Piece> = tensor.base.iter().chain(&tensor.models).collect();
-        let mut sources = Sources { readers: Vec::new(), pieces: Vec::new(), tables: BTreeMap::new() };
-        let (Some(vocabulary), true) = (&plan.vocabulary, tensor.by_token) else {
-            for piece in own {
-                sources.readers.push(plan.models[piece.model].reader(&piece.stored)?);
-                sources.pieces.push(piece.clone());
-            }
-            return Ok(sources);
-        };
-        // A token that a model lacks may come from any other.
-        let name = own.first().map_or("", |piece| piece.name.as_str());
-        for (i, model) in plan.models.iter().enumerate() {
-            let stored = model.stored_or_tied(name).ok_or_else(|| {
-                let complaint = model.reference.complaint().expected(format!("a tensor `{name}`"));
-                complaint.found("none").error()
-            })?;
-            let reader = model.reader(stored)?;
-            let shape = model.shape(stored)?;
-            let columns = shape.get(1..).map_or(1, |rest| rest.iter().product::<usize>());
-            let count = shape.first().copied().unwrap_or(0);
-            sources.tables.insert(i, vocabulary.padding(i, &reader, count, columns)?);
-            sources.readers.push(reader);
-            sources.pieces.push(Piece { model: i, name: name.to_string(), stored: stored.to_string() });
-        }
-        Ok(sources)
-    }
-
-    fn of(&self, piece: &Piece) -> Result<&Reader<'p>> {
-        let same = |own: &Piece| own.model == piece.model && own.stored == piece.stored;
-        let index = self.pieces.iter().position(same);
-        index.and_then(|i| self.readers.get(i)).ok_or_else(|| Error::internal("a piece without its reader"))
-    }
-}
-
-/// The bytes of `values`, which the type must be able to hold.
-fn encode(tensor: &Planned, start: usize, values: &[f32]) -> Result<Vec<u8>> {
-    let most = match tensor.dtype {
-        Dtype::F16 => 65_519.0,
-        Dtype::Bf16 => 3.395e38,
-        _ => f32::MAX,
-    };
-    if let Some(at) = values.iter().position(|x| x.is_nan() || x.abs() > most) {
-        let complaint =
-            Error::at(format!("value {}", start + at)).expected(format!("a number that {} holds", tensor.dtype));
-        return complaint
-            .found(values[at])
-            .help("set `out_dtype` to `bfloat16` or `float32`, or lower the weights")
-            .err();
-    }
-    let mut bytes = Vec::with_capacity(values.len() * 4);
-    tensor.dtype.encode(values, &mut bytes);
-    Ok(bytes)
 }
 
 /// The model card.

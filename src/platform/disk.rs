@@ -72,6 +72,16 @@ impl AtomicFile {
         Ok(AtomicFile { path: path.to_owned(), temporary, writer, finished: false })
     }
 
+    /// Where it will be.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Another handle to write to it.
+    pub fn reopen(&self) -> Result<File> {
+        File::options().write(true).open(&self.temporary).map_err(Error::io("open", &self.temporary))
+    }
+
     /// Puts the file in its place.
     pub fn finish(mut self) -> Result<()> {
         self.writer.flush().map_err(Error::io("write", &self.temporary))?;

@@ -32,7 +32,7 @@ pub fn singular_values(values: &[f32], rows: usize, columns: usize) -> Result<Ve
 }
 
 /// W W^T where W is wide, else W^T W; the lower triangle only.
-pub(super) fn gram(values: &[f32], rows: usize, columns: usize, par: Par) -> Mat<f64> {
+pub(crate) fn gram(values: &[f32], rows: usize, columns: usize, par: Par) -> Mat<f64> {
     let (small, large) = (rows.min(columns), rows.max(columns));
     let mut gram = Mat::zeros(small, small);
     let mut wide = Vec::with_capacity(small * PANEL.min(large));

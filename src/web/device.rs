@@ -5,9 +5,27 @@ use super::options::to_js;
 use crate::device::{Choice, Device, adapters};
 use js_sys::Reflect;
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use wasm_bindgen::prelude::wasm_bindgen;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
+
+thread_local!(static OPEN: RefCell<Vec<(Choice, Device)>> = const { RefCell::new(Vec::new()) });
+
+/// The device that a choice leads to, opened once: runs and models share it, so that each kernel is compiled once. One
+/// that was lost is replaced.
+pub async fn open(choice: &Choice) -> Outcome<Device> {
+    let known = OPEN.with_borrow_mut(|open| {
+        open.retain(|(_, device)| !device.is_lost());
+        open.iter().find(|(own, _)| own == choice).map(|(_, device)| device.clone())
+    });
+    if let Some(device) = known {
+        return Ok(device);
+    }
+    let device = choice.open().await?;
+    OPEN.with_borrow_mut(|open| open.push((choice.clone(), device.clone())));
+    Ok(device)
+}
 
 /// What the browser tells of its adapter.
 async fn adapter_name() -> Option<String> {
@@ -45,6 +63,6 @@ pub async fn device_info(
     #[wasm_bindgen(unchecked_param_type = "DeviceChoice")] choice: Option<String>,
 ) -> Outcome<JsValue> {
     let choice: Choice = choice.as_deref().unwrap_or("auto").parse()?;
-    let device = choice.open().await?;
+    let device = open(&choice).await?;
     Ok(to_js(&describe(&choice, &device).await))
 }

@@ -78,6 +78,10 @@ pub async fn clear_storage(
     #[wasm_bindgen(unchecked_param_type = "\"cache\" | \"checkpoints\" | \"all\"")] what: Option<String>,
 ) {
     let Some(root) = storage::Folder::root().await else { return };
+    // Only a file that no one has open can be removed.
+    shards::close_all();
+    let fetched = crate::platform::fs::files_in("").into_iter().filter(|path| shards::is_address(path));
+    fetched.for_each(crate::platform::fs::remove);
     for name in [cache::FOLDER, checkpoints::FOLDER] {
         if what.as_deref().is_none_or(|what| what == name || what == "all")
             && let Ok(folder) = root.folder(name).await

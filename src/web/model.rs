@@ -1,6 +1,6 @@
 //! `Model`: a model of a folder or GGUF file, to speak.
 
-use super::device::describe;
+use super::device::{self, describe};
 use super::failure::{Failure, Kind, Outcome};
 use super::generation;
 use super::options::{Context, GenerateOptions, OpenOptions, to_js};
@@ -54,7 +54,7 @@ async fn open(name: &str, device: &str) -> Outcome<Model> {
     let folder = ModelFolder::open(name)?;
     let tokenizer = folder.tokenizer()?;
     let decoder = models::from_config(folder.path(), &folder.config)?;
-    let device = choice.open().await?;
+    let device = device::open(&choice).await?;
     let context = CONTEXT.min(decoder.config.max_position_embeddings);
     let generator = Generator::new(&device, &folder, context, tokenizer.vocab_size())?;
     let device = to_js(&describe(&choice, &device).await);

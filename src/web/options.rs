@@ -65,14 +65,14 @@ impl Context {
         }
     }
 
-    /// With a signal alone.
-    pub fn stopped_by(signal: Option<AbortSignal>) -> Context {
-        Context { signal, ..Context::default() }
+    /// The same with another signal.
+    pub fn stopped_by(&self, signal: Option<AbortSignal>) -> Context {
+        Context { signal, ..self.clone() }
     }
 
     /// The same without the signal, for what goes on behind the call.
     pub fn unstoppable(&self) -> Context {
-        Context { signal: None, ..self.clone() }
+        self.stopped_by(None)
     }
 
     /// An error once the signal fired.

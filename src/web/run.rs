@@ -2,7 +2,7 @@
 //! and its device replaced when it is lost.
 
 use super::checkpoints::Checkpoints;
-use super::device::describe;
+use super::device::{describe, open};
 use super::failure::{Failure, Kind, Outcome};
 use super::http::sleep;
 use super::options::Context;
@@ -64,8 +64,9 @@ fn now() -> f64 {
 impl Parts {
     /// Opens a recipe whose files are in the tree, from the newest checkpoint if there is one; and a `TrainerInfo`.
     async fn open(recipe: &Recipe, checkpoints: &Checkpoints, context: &Context) -> Outcome<(Parts, Value)> {
-        let setup = Setup::open(recipe).await?;
-        let device = describe(&recipe.device.parse::<Choice>()?, &setup.device).await;
+        let choice: Choice = recipe.device.parse()?;
+        let setup = Setup::open_on(recipe, open(&choice).await?)?;
+        let device = describe(&choice, &setup.device).await;
         let memory = setup.memory;
         let mut info = json!({
             "device": device,
@@ -128,6 +129,9 @@ impl Run {
                     reports.extend(more);
                     self.lost = 0;
                 }
+                // The steps that were taken are told of; a network that stays away is met again by the next call.
+                Err(failure) if failure.kind == Kind::Cancelled => break,
+                Err(failure) if failure.kind == Kind::Network && !reports.is_empty() => break,
                 Err(failure) => self.replace(failure).await?,
             }
             if now() - self.saved.0 > CHECKPOINT_EVERY.max(CHECKPOINT_SHARE * self.saved.1) {
@@ -185,6 +189,8 @@ impl Run {
             return Err(failure);
         }
         self.lost += 1;
+        // What was cleared since comes back.
+        sources::fetch(&self.recipe, &self.context).await?;
         let (parts, _) = Parts::open(&self.recipe, &self.checkpoints, &self.context).await?;
         self.parts = parts;
         self.context.event(&json!({"type": "device-lost", "step": self.step()}));

@@ -19,14 +19,17 @@ const HELD: u64 = 256 << 20;
 /// Shards that are open at most.
 const OPEN: usize = 64;
 
+thread_local! {
+    /// Downloads one at a time: a step never waits behind more than one that was prefetched.
+    static LINE: Rc<Mutex<()>> = Rc::default();
+    /// The shards in the tree, the longest unused first, with the bytes each holds in memory. All runs share them.
+    static IN_TREE: RefCell<VecDeque<(PathBuf, u64)>> = const { RefCell::new(VecDeque::new()) };
+}
+
 /// The shards of a run's sets.
 #[derive(Clone)]
 pub struct Shards {
     known: Rc<BTreeMap<PathBuf, Wanted>>,
-    /// One download at a time: a step never waits behind more than one that was prefetched.
-    line: Rc<Mutex<()>>,
-    /// Those in the tree, the longest unused first, with the bytes each holds in memory.
-    open: Rc<RefCell<VecDeque<(PathBuf, u64)>>>,
     context: Context,
 }
 
@@ -34,25 +37,22 @@ impl Shards {
     /// The shards of these sets, whose manifests are in the tree. `context` hears of every download.
     pub fn new(sets: &[&Reader], context: &Context) -> Shards {
         let mut known = BTreeMap::new();
-        for set in sets {
+        // A set that the visitor chose lies in the tree, and stays.
+        for set in sets.iter().filter(|set| is_address(set.dir())) {
             for entry in &set.manifest().shards {
                 let path = set.dir().join(&entry.file);
-                // A set that the visitor chose lies in the tree.
-                if !fs::exists(&path) {
-                    let (url, bytes) = (path.to_string_lossy().into_owned(), Some(entry.bytes));
-                    known.insert(path, Wanted { url, bytes, sha256: Some(entry.sha256.clone()) });
-                }
+                let url = path.to_string_lossy().into_owned();
+                known.insert(path, Wanted { url, bytes: Some(entry.bytes), sha256: Some(entry.sha256.clone()) });
             }
         }
-        Shards { known: Rc::new(known), line: Rc::default(), open: Rc::default(), context: context.unstoppable() }
+        Shards { known: Rc::new(known), context: context.unstoppable() }
     }
 
     /// Waits until all of `paths` can be read.
-    pub async fn need(&self, paths: &[PathBuf], context: &Context) -> Outcome<()> {
+    pub async fn need(&self, paths: &[PathBuf], call: &Context) -> Outcome<()> {
+        let context = self.context.stopped_by(call.signal.clone());
         for path in paths {
-            let mut own = self.context.clone();
-            own.signal = context.signal.clone();
-            self.bring(path, paths, &own).await?;
+            self.bring(path, paths, &context).await?;
         }
         Ok(())
     }
@@ -74,39 +74,42 @@ impl Shards {
 
     async fn bring(&self, path: &Path, needed: &[PathBuf], context: &Context) -> Outcome<()> {
         let Some(wanted) = self.known.get(path) else { return Ok(()) };
-        let _turn = self.line.lock().await;
+        let line = LINE.with(Rc::clone);
+        let _turn = line.lock().await;
         if fs::exists(path) {
-            self.open.borrow_mut().make_contiguous().sort_by_key(|(open, _)| open == path);
+            // The newest used comes last.
+            IN_TREE.with_borrow_mut(|open| open.make_contiguous().sort_by_key(|(open, _)| open == path));
             return Ok(());
         }
         let held = cache::bring(path, wanted, context).await?;
-        self.open.borrow_mut().push_back((path.to_owned(), held));
-        self.close_old(needed);
+        IN_TREE.with_borrow_mut(|open| open.push_back((path.to_owned(), held)));
+        close_old(needed);
         Ok(())
     }
+}
 
-    /// Lets the longest unused go while there are too many, but none that is `needed`.
-    fn close_old(&self, needed: &[PathBuf]) {
-        let mut open = self.open.borrow_mut();
-        let too_many = |open: &VecDeque<(PathBuf, u64)>| {
-            open.len() > OPEN || open.iter().map(|(_, held)| held).sum::<u64>() > HELD
-        };
+/// Whether a path of the tree is an address: what was fetched, not what a visitor put in.
+pub fn is_address(path: &Path) -> bool {
+    path.to_string_lossy().contains("://")
+}
+
+/// Lets the longest unused go while there are too many, but none that is `needed`.
+fn close_old(needed: &[PathBuf]) {
+    let too_many =
+        |open: &VecDeque<(PathBuf, u64)>| open.len() > OPEN || open.iter().map(|(_, held)| held).sum::<u64>() > HELD;
+    IN_TREE.with_borrow_mut(|open| {
         let mut at = 0;
-        while too_many(&open) && at < open.len() {
+        while too_many(open) && at < open.len() {
             if needed.contains(&open[at].0) {
                 at += 1;
             } else if let Some((path, _)) = open.remove(at) {
                 fs::remove(path);
             }
         }
-    }
+    });
 }
 
-impl Drop for Shards {
-    fn drop(&mut self) {
-        // The last of the clones: no prefetch is under way either.
-        if Rc::strong_count(&self.open) == 1 {
-            self.open.borrow().iter().for_each(|(path, _)| fs::remove(path));
-        }
-    }
+/// Lets all of them go: a run that needs one brings it again.
+pub fn close_all() {
+    IN_TREE.with_borrow_mut(|open| open.drain(..).for_each(|(path, _)| fs::remove(path)));
 }

@@ -95,7 +95,7 @@ impl Trainer {
     /// signal fires. While paused it waits for `resume`. Steps that were lost with a device are taken, and told of, again.
     #[wasm_bindgen(unchecked_return_type = "StepReport[]")]
     pub async fn step(&self, count: Option<f64>, signal: Option<AbortSignal>) -> Outcome<JsValue> {
-        let call = Context::stopped_by(signal);
+        let call = Context::default().stopped_by(signal);
         self.resumed(&call).await;
         let mut run = self.run.lock().await;
         let stop = || self.paused.get() || call.check().is_err();
@@ -104,11 +104,7 @@ impl Trainer {
         if self.paused.get() {
             run.checkpoint().await?;
         }
-        match reports {
-            // A signal is no failure here: the steps taken count.
-            Err(failure) if failure.kind == Kind::Cancelled => Ok(to_js(&Value::Array(Vec::new()))),
-            reports => Ok(to_js(&Value::Array(reports?))),
-        }
+        Ok(to_js(&Value::Array(reports?)))
     }
 
     /// Waits while paused, unless the signal fires.

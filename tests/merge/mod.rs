@@ -1,11 +1,16 @@
 //! Merging: against mergekit, with adapters, GGUF and other vocabularies; what is refused; what a kill leaves.
 
+mod extract;
 mod faults;
 #[cfg(feature = "cli")]
 mod kill;
+#[cfg(target_os = "linux")]
+mod memory;
 mod peers;
 mod refusals;
 mod sources;
+mod surgery;
+mod tokens;
 
 use potstill::formats::ModelFolder;
 use potstill::merge::{MergeConfig, MergeOptions, Merged, merge};

@@ -13,11 +13,14 @@ fn all_problems_of_a_configuration_are_listed() {
     let error = refusal("{ merge_method: ties, base_model: '{base}', dtpye: float16, models: [{ model: '{a}' }] }");
     says(&error, &["merge.yaml: `dtpye`", "an unknown key", "did you mean `dtype`?"]);
     let error = refusal(
-        "{ merge_method: ties, base_model: '{base}', dtype: float8, chat_template: nonsense, tokenizer_source: union,
+        "{ merge_method: ties, base_model: '{base}', dtype: float8, chat_template: nonsense, tokenizer: { sauce: union },
            models: [{ model: '{a}', parameters: { wieght: 1 } }, { model: '{b}', parameters: { weight: heavy,
            normalize: true, density: 1.5 } }] }",
     );
-    says(&error, &["7 problems", "`dtype`: expected one of float32", "`chat_template`", "`union`", "density"]);
+    says(
+        &error,
+        &["7 problems", "`dtype`: expected one of float32", "`chat_template`", "did you mean `source`?", "density"],
+    );
     says(&error, &["`models[0].parameters.wieght`", "did you mean `weight`?", "`models[1].parameters.weight`"]);
     says(&error, &["`models[1].parameters.normalize`: expected `normalize` once for all models"]);
     let error = refusal("{ merge_method: tise, models: [{ model: '{a}' }] }");

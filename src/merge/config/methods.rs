@@ -1,6 +1,6 @@
 //! What each method needs: one table for reading, checking and building.
 
-use crate::merge::methods::{Method, PerModel, Sparsify, Task};
+use crate::merge::methods::{Method, PerModel, Rescale, Sparsify, Task, Vote};
 
 /// What a base is to a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,11 @@ const LAMBDA: ParameterSpec = global("lambda", Kind::Number, 1.0);
 /// Accepted because mergekit's recipes have it: how a mask is stored there, without effect on any value.
 const INT8_MASK: ParameterSpec = global("int8_mask", Kind::Flag, 0.0);
 
+/// Whether weighted task vectors vote, as in mergekit, or all alike, as in the paper on TIES.
+const WEIGHTED_VOTE: ParameterSpec = global("weighted_vote", Kind::Flag, 1.0);
+/// Whether `rescale` divides by the probability to be kept, as in the papers on DARE and DELLA, or keeps the L1 norm.
+const BY_DENSITY: ParameterSpec = global("rescale_by_density", Kind::Flag, 0.0);
+
 const fn normalize(default: bool) -> ParameterSpec {
     global("normalize", Kind::Flag, if default { 1.0 } else { 0.0 })
 }
@@ -116,18 +121,23 @@ pub(super) const METHODS: &[MethodSpec] = &[
     ),
     spec("passthrough", BaseRole::Donor, (1, 1), &[own("scale", Kind::Number, Some(1.0))]),
     spec("task_arithmetic", BaseRole::Required, (1, MANY), &[WEIGHT, LAMBDA, normalize(false), INT8_MASK]),
-    spec("ties", BaseRole::Required, (1, MANY), &[WEIGHT, DENSITY, LAMBDA, normalize(true), rescale(false), INT8_MASK]),
+    spec(
+        "ties",
+        BaseRole::Required,
+        (1, MANY),
+        &[WEIGHT, DENSITY, LAMBDA, normalize(true), rescale(false), WEIGHTED_VOTE, INT8_MASK],
+    ),
     spec(
         "dare_linear",
         BaseRole::Required,
         (1, MANY),
-        &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), INT8_MASK],
+        &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), BY_DENSITY, INT8_MASK],
     ),
     spec(
         "dare_ties",
         BaseRole::Required,
         (1, MANY),
-        &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), INT8_MASK],
+        &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), WEIGHTED_VOTE, BY_DENSITY, INT8_MASK],
     ),
     spec(
         "breadcrumbs",
@@ -139,19 +149,19 @@ pub(super) const METHODS: &[MethodSpec] = &[
         "breadcrumbs_ties",
         BaseRole::Required,
         (1, MANY),
-        &[WEIGHT, DENSITY, GAMMA, LAMBDA, normalize(false), rescale(false), INT8_MASK],
+        &[WEIGHT, DENSITY, GAMMA, LAMBDA, normalize(false), rescale(false), WEIGHTED_VOTE, INT8_MASK],
     ),
     spec(
         "della",
         BaseRole::Required,
         (1, MANY),
-        &[WEIGHT, DENSITY, EPSILON, LAMBDA, normalize(true), rescale(true), INT8_MASK],
+        &[WEIGHT, DENSITY, EPSILON, LAMBDA, normalize(true), rescale(true), WEIGHTED_VOTE, BY_DENSITY, INT8_MASK],
     ),
     spec(
         "della_linear",
         BaseRole::Required,
         (1, MANY),
-        &[WEIGHT, DENSITY, EPSILON, LAMBDA, normalize(false), rescale(true), INT8_MASK],
+        &[WEIGHT, DENSITY, EPSILON, LAMBDA, normalize(false), rescale(true), BY_DENSITY, INT8_MASK],
     ),
     spec("model_stock", BaseRole::Required, (2, MANY), &[global("filter_wise", Kind::Flag, 0.0)]),
     spec("arcee_fusion", BaseRole::Required, (1, 1), &[]),
@@ -190,9 +200,21 @@ impl MethodSpec {
     pub fn method(&self, get: impl Fn(&str) -> f64) -> Method {
         let flag = |name: &str| get(name) != 0.0;
         let task = |sparsify: Sparsify, consensus: bool| {
-            let rescale = sparsify != Sparsify::Nothing && flag("rescale");
+            let rescale = match sparsify {
+                Sparsify::Bernoulli | Sparsify::Ranked if flag("rescale") && flag("rescale_by_density") => {
+                    Rescale::Chance
+                }
+                Sparsify::Nothing => Rescale::Nothing,
+                _ if flag("rescale") => Rescale::Norm,
+                _ => Rescale::Nothing,
+            };
+            let vote = match consensus {
+                true if flag("weighted_vote") => Vote::Weighted,
+                true => Vote::Equal,
+                false => Vote::Nothing,
+            };
             let (normalize, lambda) = (flag("normalize"), get("lambda"));
-            Method::Task(Task { sparsify, consensus, normalize, rescale, lambda })
+            Method::Task(Task { sparsify, vote, normalize, rescale, lambda })
         };
         match self.name {
             "slerp" => Method::Slerp { t: get("t") },

@@ -8,6 +8,7 @@ mod methods;
 mod read;
 mod reference;
 mod sources;
+mod tokens;
 mod values;
 
 pub use methods::{BaseRole, MethodSpec};
@@ -40,6 +41,8 @@ pub struct MergeConfig {
     pub out_dtype: Option<Dtype>,
     /// Whose tokenizer the result has; without it, the base's, and vocabularies must be the same.
     pub tokenizer: Option<TokenizerSource>,
+    /// Single tokens whose rows are chosen.
+    pub tokens: Vec<TokenRule>,
     /// Rows of the embeddings are filled up to a multiple of this.
     pub pad_to_multiple_of: Option<usize>,
     /// The chat template.
@@ -90,8 +93,43 @@ pub struct Source {
 pub enum TokenizerSource {
     /// The base's.
     Base,
+    /// The base's, with all tokens that the other models' have and it lacks.
+    Union,
     /// That of a model.
     Model(Reference),
+}
+
+/// One of `tokenizer.tokens`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenRule {
+    /// The token, as vocabularies spell it. It is added where the tokenizer lacks it.
+    pub token: String,
+    /// Its row in models that lack it; none for what tokens without a rule get.
+    pub row: Option<TokenRow>,
+    /// Models that have the token get that row as well.
+    pub force: bool,
+}
+
+/// The row of a [`TokenRule`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum TokenRow {
+    /// Zeros.
+    Zero,
+    /// That of the token in a model.
+    Model(Reference),
+    /// That of another token of a model.
+    Token(Reference, String),
+    /// That of an id of a model.
+    Id(Reference, usize),
+}
+
+impl TokenRow {
+    fn model(&self) -> Option<&Reference> {
+        match self {
+            TokenRow::Zero => None,
+            TokenRow::Model(model) | TokenRow::Token(model, _) | TokenRow::Id(model, _) => Some(model),
+        }
+    }
 }
 
 /// `chat_template`.
@@ -124,7 +162,8 @@ impl MergeConfig {
             _ => None,
         };
         let mut all: Vec<&Reference> = Vec::new();
-        for reference in bases.chain(sources).chain(tokenizer) {
+        let rows = self.tokens.iter().filter_map(|rule| rule.row.as_ref()?.model());
+        for reference in bases.chain(sources).chain(tokenizer).chain(rows) {
             if !all.contains(&reference) {
                 all.push(reference);
             }

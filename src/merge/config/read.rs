@@ -3,10 +3,11 @@
 use super::methods::{BaseRole, METHODS, MethodSpec};
 use super::reference::{Reference, reference};
 use super::sources::{FORMS, modules};
+use super::tokens::{TokenizerKeys, tokenizer};
 use super::values::parameters;
 use super::{ChatTemplate, MergeConfig, Slice, TokenizerSource};
 use crate::formats::Dtype;
-use crate::yaml::{Fields, Names, Node, keep, read_documents};
+use crate::yaml::{Names, Node, keep, read_documents};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -59,7 +60,7 @@ fn document(node: &Node, text: String) -> Result<MergeConfig> {
     let base_model = keep(&mut wrong, fields.maybe("base_model", reference)).flatten();
     let dtype = keep(&mut wrong, fields.maybe("dtype", |node| node.choice(DTYPES))).flatten();
     let out_dtype = keep(&mut wrong, fields.maybe("out_dtype", |node| node.choice(DTYPES))).flatten();
-    let (tokenizer, pad) = keep(&mut wrong, tokenizer(&fields)).unwrap_or_default();
+    let TokenizerKeys { source, tokens, pad } = keep(&mut wrong, tokenizer(&fields)).unwrap_or_default();
     let chat_template = keep(&mut wrong, fields.maybe("chat_template", chat_template)).flatten();
     // What the parameters have to be depends on the method.
     let Some(method) = method else {
@@ -77,7 +78,8 @@ fn document(node: &Node, text: String) -> Result<MergeConfig> {
         parameters: own.unwrap_or_default(),
         dtype,
         out_dtype,
-        tokenizer,
+        tokenizer: source,
+        tokens,
         pad_to_multiple_of: pad,
         chat_template,
         text,
@@ -97,44 +99,6 @@ fn method(node: &Node) -> Result<&'static MethodSpec> {
             None => complaint.error(),
         }
     })
-}
-
-type TokenizerKeys = (Option<TokenizerSource>, Option<usize>);
-
-fn tokenizer(fields: &Fields) -> Result<TokenizerKeys> {
-    let old = fields.maybe("tokenizer_source", tokenizer_source)?;
-    let Some(node) = fields.node("tokenizer") else { return Ok((old, None)) };
-    if old.is_some() {
-        let complaint = fields.complaint("tokenizer_source").expected("this or `tokenizer`").found("both");
-        return complaint.help("remove one").err();
-    }
-    let fields = node.clone().fields(&["source", "tokens", "pad_to_multiple_of"], &[])?;
-    let mut wrong = Vec::new();
-    if let Some(tokens) = fields.node("tokens") {
-        let complaint = tokens.complaint().expected("no sources of single tokens").found("some");
-        wrong.push(complaint.help("potstill takes the rows of a whole tokenizer: remove `tokens`").error());
-    }
-    // mergekit's default is `union`.
-    let source = fields.need("source", "`base` or a model", tokenizer_source);
-    let source = keep(&mut wrong, source);
-    let pad = keep(&mut wrong, fields.maybe("pad_to_multiple_of", Node::count)).flatten();
-    if pad.is_some_and(|pad| pad == 0 || pad > 1 << 20) {
-        let complaint = fields.complaint("pad_to_multiple_of").expected("a number from 1 to 1048576");
-        wrong.push(complaint.found(pad.unwrap_or(0)).error());
-    }
-    Error::all(wrong)?;
-    Ok((source, pad))
-}
-
-fn tokenizer_source(node: &Node) -> Result<TokenizerSource> {
-    match node.value.as_str() {
-        Some("union") => {
-            let complaint = node.complaint().expected("`base` or a model").found("`union`");
-            complaint.help("potstill merges onto one existing tokenizer: name the model whose tokenizer to use").err()
-        }
-        Some("base") => Ok(TokenizerSource::Base),
-        _ => reference(node).map(TokenizerSource::Model),
-    }
 }
 
 fn chat_template(node: &Node) -> Result<ChatTemplate> {

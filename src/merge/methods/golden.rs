@@ -2,7 +2,7 @@
 //! (six decimals). DELLA's masks are random: its rule is tested in `tests.rs`.
 
 use super::tests::{merged, model};
-use super::{Method, PerModel, Sparsify, Task};
+use super::{Method, PerModel, Rescale, Sparsify, Task, Vote};
 
 const BASE: [f32; 8] = [0.10, -0.20, 0.30, 0.40, 0.50, -0.60, 0.70, -0.80];
 const CHANGES: [[f32; 8]; 3] = [
@@ -39,7 +39,8 @@ fn dense(change: impl Fn(PerModel) -> PerModel) -> Vec<PerModel> {
 }
 
 fn task(sparsify: Sparsify, consensus: bool, normalize: bool, lambda: f64) -> Method {
-    Method::Task(Task { sparsify, consensus, normalize, rescale: false, lambda })
+    let vote = if consensus { Vote::Weighted } else { Vote::Nothing };
+    Method::Task(Task { sparsify, vote, normalize, rescale: Rescale::Nothing, lambda })
 }
 
 #[test]
@@ -102,6 +103,16 @@ fn task_vectors() {
     check("ties", ties(true), 3, true, &half, expected);
     let expected = [0.16, -0.2, 0.34, 0.56, 0.32, -0.45, 0.84, -0.8];
     check("ties, not normalised", ties(false), 3, true, &half, expected);
+    // By hand: in the fifth place -.3, .25 and .1 vote, of which the weights .6, .4 and .5 would elect the other sign.
+    let equal = Task {
+        sparsify: Sparsify::Magnitude,
+        vote: Vote::Equal,
+        normalize: true,
+        rescale: Rescale::Nothing,
+        lambda: 1.0,
+    };
+    let expected = [0.154545, -0.2, 0.4, 0.56, 0.666667, -0.3, 0.84, -0.8];
+    check("ties, equal votes", Method::Task(equal), 3, true, &half, expected);
     let crumbs = dense(|m| PerModel { density: 0.5, gamma: 0.25, ..m });
     let expected = [0.144, -0.202, 0.315, 0.44, 0.55, -0.588, 0.76, -0.776];
     check("breadcrumbs", task(Sparsify::Outliers, false, false, 1.0), 3, true, &crumbs, expected);

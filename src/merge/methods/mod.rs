@@ -21,7 +21,7 @@ mod task;
 
 pub use inputs::{Block, Inputs, Kernel, Read};
 pub use sparsify::Sparsify;
-pub use task::Task;
+pub use task::{Rescale, Task, Vote};
 
 use crate::Result;
 use sha2::{Digest, Sha256};

@@ -42,6 +42,7 @@ pub(super) struct Thinning {
     keep: Vec<Keep>,
     key: [u32; 2],
     row: usize,
+    by_chance: bool,
 }
 
 /// The first and the last position, in descending order of n magnitudes, of what a model keeps. Shares are cut down to
@@ -59,8 +60,14 @@ impl Sparsify {
         Cut { unit: if self == Sparsify::Ranked { inputs.row() } else { 1 }, deltas: true }
     }
 
-    /// Finds the borders of every model's window.
-    pub(super) fn prepare(self, inputs: &Inputs, models: &[PerModel], key: [u32; 2]) -> Result<Thinning> {
+    /// Finds the borders of every model's window. What chance keeps is divided by its probability if `by_chance`.
+    pub(super) fn prepare(
+        self,
+        inputs: &Inputs,
+        models: &[PerModel],
+        key: [u32; 2],
+        by_chance: bool,
+    ) -> Result<Thinning> {
         let n = inputs.count();
         let whole = |model: &PerModel| self == Sparsify::Nothing || model.density >= 1.0;
         let windowed = matches!(self, Sparsify::Magnitude | Sparsify::Outliers);
@@ -82,7 +89,7 @@ impl Sparsify {
                 Keep::Between(found.next().unwrap_or_default(), found.next().unwrap_or_default())
             }
         };
-        Ok(Thinning { keep: models.iter().zip(found).map(keep).collect(), key, row: inputs.row() })
+        Ok(Thinning { keep: models.iter().zip(found).map(keep).collect(), key, row: inputs.row(), by_chance })
     }
 }
 
@@ -95,22 +102,11 @@ impl Thinning {
                 Keep::All => {}
                 Keep::Nothing => values.fill(0.0),
                 Keep::Between(first, last) => {
-                    let (mut first, mut last) = (first.walk(index), last.walk(index));
-                    for x in values.iter_mut() {
-                        let key = magnitude(*x);
-                        let (cut_off, kept) = (first.next(key), last.next(key));
-                        if cut_off || !kept {
-                            *x = 0.0;
-                        }
-                    }
+                    keep_between(first, last, index, values);
                 }
                 Keep::Random { density } => {
                     let limit = limit(*density);
-                    self.draw(lane, start, values.len(), |i, word| {
-                        if word >= limit {
-                            values[i] = 0.0;
-                        }
-                    });
+                    self.draw(lane, start, values.len(), |i, word| values[i] = self.kept(values[i], word, limit));
                 }
                 Keep::Ranked { density, epsilon } => self.by_rank(lane, start, values, *density, *epsilon),
             }
@@ -131,11 +127,16 @@ impl Thinning {
                 limits[(entry & 0xffff_ffff) as usize] = limit(density - epsilon + 2.0 * epsilon * r);
             }
         }
-        self.draw(lane, start, values.len(), |i, word| {
-            if word >= limits[i] {
-                values[i] = 0.0;
-            }
-        });
+        self.draw(lane, start, values.len(), |i, word| values[i] = self.kept(values[i], word, limits[i]));
+    }
+
+    /// What a random word makes of a value.
+    fn kept(&self, x: f32, word: u64, limit: u64) -> f32 {
+        match word < limit {
+            true if self.by_chance => (f64::from(x) / chance(limit)) as f32,
+            true => x,
+            false => 0.0,
+        }
     }
 
     /// A random word for each of `count` values of a model from `start` on.
@@ -152,6 +153,45 @@ impl Thinning {
             }
         }
     }
+}
+
+/// Values that are compared together.
+const LANES: usize = 16;
+
+/// Drops what does not lie between two borders. Only keys equal to a border's have to be counted one by one.
+fn keep_between(first: &Border, last: &Border, block: usize, values: &mut [f32]) {
+    let (highest, lowest) = (first.key(), last.key());
+    let (mut first, mut last) = (first.walk(block), last.walk(block));
+    for values in values.chunks_mut(LANES) {
+        if keep_inside(values, lowest, highest) {
+            for x in values.iter_mut() {
+                let key = magnitude(*x);
+                let (cut_off, kept) = (first.next(key), last.next(key));
+                if cut_off || !kept {
+                    *x = 0.0;
+                }
+            }
+        }
+    }
+}
+
+/// Drops values with keys below `lowest` or above `highest`, unless some are equal to either: then it says so.
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2"))]
+fn keep_inside(values: &mut [f32], lowest: u32, highest: u32) -> bool {
+    let equal = |any: bool, x: &f32| any | (magnitude(*x) == lowest) | (magnitude(*x) == highest);
+    if values.iter().fold(false, equal) {
+        return true;
+    }
+    for x in values {
+        let key = magnitude(*x);
+        *x = if (key > lowest) & (key < highest) { *x } else { 0.0 };
+    }
+    false
+}
+
+/// The probability of a word below `limit`.
+fn chance(limit: u64) -> f64 {
+    limit as f64 / (1u64 << 32) as f64
 }
 
 /// A word below this has the probability p.

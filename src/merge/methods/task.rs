@@ -10,22 +10,44 @@ use crate::Result;
 pub struct Task {
     /// What is kept.
     pub sparsify: Sparsify,
-    /// Elect a sign for each value by the sum of the weighted task vectors, and drop those against it (TIES).
-    pub consensus: bool,
+    /// Elect a sign for each value, and drop those against it (TIES).
+    pub vote: Vote,
     /// Divide by the sum of the weights (of those that agree, where there was a vote).
     pub normalize: bool,
-    /// Scale what is kept of a task vector so that its L1 norm stays.
-    pub rescale: bool,
+    /// How what is kept of a task vector is scaled.
+    pub rescale: Rescale,
     /// A factor of the sum.
     pub lambda: f64,
+}
+
+/// By what the sign of a value is elected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vote {
+    /// There is none.
+    Nothing,
+    /// The sum of the weighted task vectors (mergekit).
+    Weighted,
+    /// The sum of the task vectors as they are (the paper).
+    Equal,
+}
+
+/// What makes up for dropped values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rescale {
+    /// Nothing.
+    Nothing,
+    /// A factor by which the L1 norm of the task vector stays (mergekit).
+    Norm,
+    /// Each kept value is divided by the probability to be kept (the papers on DARE and DELLA).
+    Chance,
 }
 
 impl Task {
     /// See [`super::Method::prepare`].
     pub(super) fn prepare<'k>(&self, inputs: &Inputs, models: &[PerModel], key: [u32; 2]) -> Result<Kernel<'k>> {
-        let thinning = self.sparsify.prepare(inputs, models, key)?;
+        let thinning = self.sparsify.prepare(inputs, models, key, self.rescale == Rescale::Chance)?;
         let cut = self.sparsify.cut(inputs);
-        let ratios = match self.rescale && self.sparsify != Sparsify::Nothing {
+        let ratios = match self.rescale == Rescale::Norm && self.sparsify != Sparsify::Nothing {
             true => ratios(inputs, cut, &thinning)?,
             false => vec![1.0; models.len()],
         };
@@ -35,36 +57,49 @@ impl Task {
         let (lambda, normalize) = (self.lambda as f32, self.normalize);
         let sum: f64 = models.iter().map(|m| m.weight).sum();
         let divisor = if normalize && sum.abs() >= 1e-8 { sum as f32 } else { 1.0 };
-        let consensus = self.consensus;
+        let vote = self.vote;
         Ok(Kernel::new(cut, move |block, out| {
             thinning.apply(block);
             for ((values, weight), ratio) in block.models.iter_mut().zip(&weights).zip(&ratios) {
+                let weight = if vote == Vote::Equal { 1.0 } else { *weight };
                 values.iter_mut().for_each(|x| *x = weight * (*x * ratio));
                 out.iter_mut().zip(values.iter()).for_each(|(out, x)| *out += x);
             }
-            match consensus {
-                true => agree(block, &weights, normalize, out),
-                false => out.iter_mut().for_each(|x| *x /= divisor),
+            match vote {
+                Vote::Nothing => out.iter_mut().for_each(|x| *x /= divisor),
+                _ => agree(block, &weights, vote == Vote::Equal, normalize, out),
             }
             out.iter_mut().zip(block.base).for_each(|(out, b)| *out = b + lambda * *out);
         }))
     }
 }
 
-/// Replaces the sums in `out` by those of the values that have the sum's sign (0 counts as positive), divided by the
-/// sum of their weights if `normalize`.
-fn agree(block: &Block, weights: &[f32], normalize: bool, out: &mut [f32]) {
-    for (i, out) in out.iter_mut().enumerate() {
-        let positive = *out >= 0.0;
-        let (mut sum, mut divisor) = (0.0, 0.0);
+/// Values that are voted on together.
+const LANES: usize = 64;
+
+/// Replaces the sums in `out` by those of the values that have the sum's sign (0 counts as positive), weighted if
+/// the votes were `unweighted`, and divided by the sum of their weights if `normalize`.
+fn agree(block: &Block, weights: &[f32], unweighted: bool, normalize: bool, out: &mut [f32]) {
+    for (i, out) in out.chunks_mut(LANES).enumerate() {
+        let (mut sums, mut divisors) = ([0.0; LANES], [0.0; LANES]);
         for (model, weight) in block.models.iter().zip(weights) {
-            let x = model[i];
-            if (positive && x > 0.0) || (!positive && x < 0.0) {
-                sum += x;
-                divisor += weight;
-            }
+            let factor = if unweighted { *weight } else { 1.0 };
+            add_agreeing(&model[i * LANES..][..out.len()], factor, *weight, out, &mut sums, &mut divisors);
         }
-        *out = if normalize && divisor != 0.0 { sum / divisor } else { sum };
+        for (out, (sum, divisor)) in out.iter_mut().zip(sums.iter().zip(&divisors)) {
+            *out = if normalize && *divisor != 0.0 { sum / divisor } else { *sum };
+        }
+    }
+}
+
+/// One model's votes.
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2"))]
+fn add_agreeing(values: &[f32], factor: f32, weight: f32, elected: &[f32], sums: &mut [f32], divisors: &mut [f32]) {
+    let totals = sums.iter_mut().zip(divisors);
+    for ((x, elected), (sum, divisor)) in values.iter().zip(elected).zip(totals) {
+        let agrees = (*x > 0.0) & (*elected >= 0.0) | (*x < 0.0) & (*elected < 0.0);
+        *sum += if agrees { factor * *x } else { 0.0 };
+        *divisor += if agrees { weight } else { 0.0 };
     }
 }
 

@@ -65,12 +65,12 @@ fn random(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|_| random.normal() as f32).collect()
 }
 
-fn task(sparsify: Sparsify, rescale: bool) -> Method {
-    Method::Task(Task { sparsify, consensus: false, normalize: false, rescale, lambda: 1.0 })
+fn task(sparsify: Sparsify, rescale: Rescale) -> Method {
+    Method::Task(Task { sparsify, vote: Vote::Nothing, normalize: false, rescale, lambda: 1.0 })
 }
 
 /// Task vectors that are kept of one model over a base of zeros.
-fn kept(sparsify: Sparsify, rescale: bool, shape: &[usize], values: &[f32], settings: PerModel) -> Vec<f32> {
+fn kept(sparsify: Sparsify, rescale: Rescale, shape: &[usize], values: &[f32], settings: PerModel) -> Vec<f32> {
     let base = vec![0.0; values.len()];
     merged(&task(sparsify, rescale), shape, Some(&base), &[values.to_vec()], &[settings], 0)
 }
@@ -112,7 +112,7 @@ fn borders_are_those_of_a_stable_sort() {
 fn a_window_holds_the_right_ranks_and_never_nothing() {
     let values: Vec<f32> = (1..=10).map(|i| i as f32).collect();
     let of = |sparsify, density, gamma| {
-        kept(sparsify, false, &[10], &values, PerModel { density, gamma, ..PerModel::default() })
+        kept(sparsify, Rescale::Nothing, &[10], &values, PerModel { density, gamma, ..PerModel::default() })
     };
     let expect = |range: std::ops::RangeInclusive<i32>| {
         (1..=10).map(|i| if range.contains(&i) { i as f32 } else { 0.0 }).collect::<Vec<f32>>()
@@ -133,14 +133,15 @@ fn results_depend_on_neither_bands_nor_threads() {
     let base = random(count, 1);
     let models: Vec<Vec<f32>> = (2..5).map(|seed| random(count, seed)).collect();
     let settings = [0.6, 0.4, 0.5].map(|w| PerModel { density: 0.5, epsilon: 0.1, ..model(w) });
-    let ties =
-        |sparsify, rescale| Method::Task(Task { sparsify, consensus: true, normalize: true, rescale, lambda: 1.0 });
+    let ties = |sparsify, rescale| {
+        Method::Task(Task { sparsify, vote: Vote::Weighted, normalize: true, rescale, lambda: 1.0 })
+    };
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     for method in [
-        ties(Sparsify::Magnitude, false),
-        ties(Sparsify::Bernoulli, true),
-        ties(Sparsify::Outliers, false),
-        ties(Sparsify::Ranked, true),
+        ties(Sparsify::Magnitude, Rescale::Nothing),
+        ties(Sparsify::Bernoulli, Rescale::Norm),
+        ties(Sparsify::Outliers, Rescale::Nothing),
+        ties(Sparsify::Ranked, Rescale::Norm),
         Method::Sce { select_topk: 0.3 },
         Method::ModelStock { filter_wise: true },
         Method::ModelStock { filter_wise: false },
@@ -158,14 +159,17 @@ fn chance_keeps_the_share_it_should() {
     let n = 40_000;
     let values = random(n, 9);
     let settings = PerModel { density: 0.3, ..PerModel::default() };
-    let thin = kept(Sparsify::Bernoulli, false, &[n], &values, settings);
+    let thin = kept(Sparsify::Bernoulli, Rescale::Nothing, &[n], &values, settings);
     let count = thin.iter().filter(|x| **x != 0.0).count() as f64;
     // Four standard deviations of a binomial count.
     assert!((count - 0.3 * n as f64).abs() < 4.0 * (n as f64 * 0.3 * 0.7).sqrt(), "{count}");
-    let scaled = kept(Sparsify::Bernoulli, true, &[n], &values, settings);
+    let scaled = kept(Sparsify::Bernoulli, Rescale::Norm, &[n], &values, settings);
     let norm = |values: &[f32]| values.iter().map(|x| f64::from(x.abs())).sum::<f64>();
     assert!((norm(&scaled) / norm(&values) - 1.0).abs() < 1e-6);
     assert!(scaled.iter().zip(&thin).all(|(a, b)| (*a == 0.0) == (*b == 0.0)));
+    // The papers' rule: over the probability to be kept.
+    let divided = kept(Sparsify::Bernoulli, Rescale::Chance, &[n], &values, settings);
+    assert!(divided.iter().zip(&thin).all(|(a, b)| (a - b / 0.3).abs() <= 1e-6 * b.abs()));
 }
 
 #[test]
@@ -174,15 +178,20 @@ fn della_keeps_by_rank_in_the_row() {
     let rows = 20_000;
     let values: Vec<f32> = [0.4, -0.1, 0.2, -0.3].repeat(rows);
     let settings = PerModel { density: 0.5, epsilon: 0.2, ..PerModel::default() };
-    let found = kept(Sparsify::Ranked, false, &[rows, 4], &values, settings);
+    let found = kept(Sparsify::Ranked, Rescale::Nothing, &[rows, 4], &values, settings);
     for (column, expected) in [0.7, 0.3, 0.4333, 0.5667].into_iter().enumerate() {
         let count = found.iter().skip(column).step_by(4).filter(|x| **x != 0.0).count();
         let share = count as f64 / rows as f64;
         // Four standard errors.
         assert!((share - expected).abs() < 4.0 * (0.25 / rows as f64).sqrt(), "{column}: {share}");
     }
+    let divided = kept(Sparsify::Ranked, Rescale::Chance, &[rows, 4], &values, settings);
+    for (i, (x, whole)) in divided.iter().zip(&found).enumerate() {
+        let expected = f64::from(*whole) / [0.7, 0.3, 0.5 - 0.2 + 0.4 / 3.0, 0.5 - 0.2 + 0.8 / 3.0][i % 4];
+        assert!((f64::from(*x) - expected).abs() < 1e-6, "{i}: {x} {expected}");
+    }
     // A row of one value is kept with probability `density`; mergekit's is NaN.
-    let single = kept(Sparsify::Ranked, false, &[rows, 1], &vec![1.0; rows], settings);
+    let single = kept(Sparsify::Ranked, Rescale::Nothing, &[rows, 1], &vec![1.0; rows], settings);
     let share = single.iter().sum::<f32>() / rows as f32;
     assert!((share - 0.5).abs() < 0.015, "{share}");
 }
@@ -202,7 +211,7 @@ fn degenerate_tensors_give_finite_values() {
         assert_eq!(merged(&method, &[2, 3], None, &models, &settings, 0), zeros, "{method:?}");
     }
     for method in [
-        task(Sparsify::Magnitude, true),
+        task(Sparsify::Magnitude, Rescale::Norm),
         Method::ModelStock { filter_wise: true },
         Method::Sce { select_topk: 0.5 },
         Method::Ram { epsilon: 1e-5, plus: Some((0.1, 0.2)) },
