@@ -18,7 +18,7 @@ test("types fit the code of the README and refuse mistakes", () => {
   mkdirSync(join(scratch, "node_modules"));
   symlinkSync(PACKAGE, join(scratch, "node_modules/potstill"));
   cpSync(`${ROOT}tests/page/types.ts`, join(scratch, "types.ts"));
-  const flags = ["--strict", "--noEmit", "--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom", "types.ts"];
+  const flags = ["--strict", "--noEmit", "--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom,esnext.disposable", "types.ts"];
   const { status, stdout } = spawnSync("node", [`${ROOT}web/node_modules/typescript/bin/tsc`, ...flags], { cwd: scratch, encoding: "utf8" });
   assert.equal(status, 0, stdout);
 });
