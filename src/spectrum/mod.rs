@@ -24,5 +24,6 @@ pub use report::{ReportData, html};
 pub use results::{Results, Scored};
 pub use scan::{Progress, scan};
 pub use score::{Score, mp_edge, mp_median, score, threshold};
+#[cfg(not(target_family = "wasm"))]
 pub(crate) use singular::gram;
 pub use singular::singular_values;
