@@ -177,7 +177,9 @@ pub async fn save(
     let params = trained.parameters(decoder);
     let whole = decoder.parameters().into_iter().filter(|p| trained.includes(&p.name));
     let whole: BTreeSet<String> = whole.map(|p| module(&p.name)).collect();
+    let ensure_weight_tying = decoder.config.tie_word_embeddings && whole.contains(decoder.config.names.embedding);
     let config = AdapterConfig {
+        ensure_weight_tying,
         base_model_name_or_path: base.map(str::to_owned),
         r: args.r,
         lora_alpha: args.lora_alpha,

@@ -46,6 +46,16 @@ impl Bytes {
         fs::contents(path).map(Bytes::Shared).map_err(Error::io("open", path))
     }
 
+    /// Tells the system that these bytes will be read soon, where it takes such advice.
+    pub(super) fn prefetch(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = self {
+            let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
     /// Lets go of the pages that reading has brought into memory, where the system takes such advice.
     pub(super) fn release(&self) {
         #[cfg(unix)]

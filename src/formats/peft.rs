@@ -45,6 +45,8 @@ pub struct AdapterConfig {
     pub target_modules: Vec<String>,
     /// The modules trained whole.
     pub modules_to_save: Vec<String>,
+    /// A head that is tied to a whole-trained embedding follows it; PEFT parts them otherwise.
+    pub ensure_weight_tying: bool,
     /// DoRA.
     pub use_dora: bool,
     /// The scale is `lora_alpha` over the root of `r`.
@@ -71,7 +73,7 @@ impl AdapterConfig {
 
     fn to_json(&self) -> Value {
         let alpha = if self.lora_alpha.fract() == 0.0 { json!(self.lora_alpha as i64) } else { json!(self.lora_alpha) };
-        json!({
+        let mut json = json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": self.base_model_name_or_path,
@@ -88,7 +90,12 @@ impl AdapterConfig {
             "init_lora_weights": true,
             "rank_pattern": {},
             "alpha_pattern": {},
-        })
+        });
+        // Only where it is needed: older versions of PEFT refuse what they do not know.
+        if self.ensure_weight_tying {
+            json["ensure_weight_tying"] = json!(true);
+        }
+        json
     }
 
     fn read(path: &Path) -> Result<AdapterConfig> {
@@ -129,6 +136,7 @@ impl AdapterConfig {
             lora_alpha: alpha.ok_or_else(|| wrong("lora_alpha", "a number"))?,
             target_modules: names("target_modules"),
             modules_to_save: names("modules_to_save"),
+            ensure_weight_tying: flag("ensure_weight_tying")?,
             use_dora: flag("use_dora")?,
             use_rslora: flag("use_rslora")?,
             fan_in_fan_out: flag("fan_in_fan_out")?,

@@ -247,6 +247,13 @@ impl Tensors {
         Ok(())
     }
 
+    /// Tells the system that a tensor will be read soon.
+    pub fn prefetch(&self, name: &str) {
+        if let Ok(entry) = self.entry(name) {
+            self.files[entry.file].1.prefetch(entry.range.clone());
+        }
+    }
+
     /// Lets go of the pages of all files that reading has brought into memory; reading again brings them back.
     pub fn release(&self) {
         for (_, bytes) in &self.files {

@@ -64,6 +64,9 @@ pub(super) fn write_shards(
     }
 }
 
+/// Bytes of a tensor from which it is sent to the disk by itself.
+const SYNCED_FROM: u64 = 8 << 20;
+
 struct Work<'a> {
     plan: &'a Plan,
     options: &'a MergeOptions,
@@ -164,6 +167,10 @@ impl Work<'_> {
         if written != place.end - place.start {
             return Err(Error::internal(format!("{written} bytes of `{name}` instead of {}", place.end - place.start)));
         }
+        // On its way to the disk while other tensors are made, rather than all at the end.
+        if written >= SYNCED_FROM {
+            writer.sync_data().map_err(Error::io("sync", task.file.path))?;
+        }
         match task.file.left.fetch_sub(1, Ordering::AcqRel) {
             1 => lock(&task.file.draft).take().map_or(Ok(()), Draft::finish),
             _ => Ok(()),
@@ -181,6 +188,10 @@ impl Work<'_> {
                 plan.models.iter().for_each(|model| model.folder.tensors.release());
             }
         };
+        // Blocks of several models are read in turn, which looks like no order to the system.
+        for piece in tensor.base.iter().chain(&tensor.models) {
+            plan.models[piece.model].folder.tensors.prefetch(&piece.stored);
+        }
         let sources = Sources::new(plan, tensor)?;
         let (sources, touch) = (&sources, &touch);
         let read = |piece: &Piece| {

@@ -1,7 +1,7 @@
 //! A fine-tune as an adapter on its base: the nearest low-rank matrix to each weight's change.
 
 use super::low_rank::{LowRank, low_rank};
-use super::names::layer;
+use super::names::{canonical, is_head, is_token_table, layer};
 use crate::formats::{AdapterConfig, Dtype, ModelFolder, TensorSpec, claim_output_dir, write_adapter};
 use crate::{Error, Result};
 use fancy_regex::Regex;
@@ -170,12 +170,14 @@ async fn write(
     let targets: BTreeSet<String> = low.keys().map(|module| last(module)).collect();
     let module = |name: &String| name.rsplit_once('.').map_or(name.clone(), |(module, _)| module.to_string());
     let saved: BTreeSet<String> = whole.iter().map(module).collect();
+    let tied = !model.tensors.names().any(is_head);
     let config = AdapterConfig {
         base_model_name_or_path: base.path().file_name().map(|name| name.to_string_lossy().into_owned()),
         r,
         lora_alpha: r as f64,
         target_modules: targets.into_iter().collect(),
         modules_to_save: saved.into_iter().collect(),
+        ensure_weight_tying: tied && whole.iter().any(|name| is_token_table(canonical(name).1)),
         use_dora: false,
         use_rslora: false,
         fan_in_fan_out,

@@ -81,6 +81,8 @@ export async function serve(root, { ranges = true } = {}) {
     else answer();
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  // A test that failed before it closed its server must not keep the process.
+  server.unref();
   const close = () => {
     server.closeAllConnections();
     return new Promise((resolve) => server.close(resolve));
