@@ -206,7 +206,7 @@ pub(super) fn patterns_of(unfrozen: &Unfrozen) -> Result<Vec<String>> {
                 let complaint = Error::file(path).field("`unfrozen_parameters`").expected("a list of patterns");
                 complaint.found(found).help("name the YAML file that Spectrum writes").error()
             };
-            let tree = crate::yaml::read_yaml(&text, path)?;
+            let tree = crate::yaml::read_yaml(&text, path).map_err(|error| wrong(error.to_string()))?;
             let list = tree.get("unfrozen_parameters").and_then(|list| list.as_array());
             let items = list.ok_or_else(|| wrong("none".into()))?;
             let text = |item: &serde_json::Value| item.as_str().map(str::to_owned);
