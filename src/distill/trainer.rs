@@ -209,6 +209,9 @@ impl Trainer {
     /// The files of shards that the next `steps` steps read, each once, in the order of reading.
     pub fn files_ahead(&mut self, steps: u64) -> Result<Vec<PathBuf>> {
         let (mut cursor, mut files) = (self.cursor, Vec::new());
+        if self.teaching.records.iter().all(Vec::is_empty) {
+            return Ok(files);
+        }
         for _ in 0..steps * self.recipe.training_args.gradient_accumulation_steps as u64 {
             for file in self.teaching.files(&self.packer.next_batch(&mut cursor)?)? {
                 if !files.contains(&file) {
