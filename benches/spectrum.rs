@@ -5,12 +5,14 @@
 //!     cargo bench --bench spectrum -- [CACHE [STEPS]]
 //!
 //! Prints a Markdown table of means and standard deviations; what is in CACHE/spectrum (CACHE is `.cache`) from an earlier
-//! run is reused. About 45 minutes on two cores with the quickstart's 80 steps.
+//! run is reused. Time is that of the processors, for the whole run with its measurements: other work on the machine hardly
+//! changes it. About 45 minutes on two idle cores with the quickstart's 80 steps.
 
 use potstill::distill::memory::binary;
 use potstill::distill::recipe::{Length, Student, Unfrozen};
 use potstill::distill::{Recipe, distill};
 use potstill::formats::{ModelFolder, read_json_if_present, write_json};
+use potstill::platform::process::processor_time;
 use potstill::random::SplitMix64;
 use potstill::spectrum::{By, Choice, Layers, Results, Rounding, choose, modules, scan, wanted};
 use potstill::{Error, Result};
@@ -33,7 +35,7 @@ fn main() -> Result<()> {
         recipe.training_args.length = Length::Steps(steps);
     }
     let scores = scores(&recipe)?;
-    println!("| trained | NLL | KLD | tokens/s | planned memory |\n| --- | --- | --- | --- | --- |");
+    println!("| trained | NLL | KLD | processor time, s | planned memory |\n| --- | --- | --- | --- | --- |");
     let variants = [(None, false), (Some(50), false), (Some(50), true), (Some(25), false), (Some(25), true)];
     for (percent, random) in variants {
         let name = match percent {
@@ -48,7 +50,7 @@ fn main() -> Result<()> {
         }
         let column = |key: &str, decimals: usize| mean_sd(&runs, key, decimals);
         let memory = binary(runs[0]["memory"].as_u64().unwrap_or_default());
-        println!("| {name} | {} | {} | {} | {memory} |", column("nll", 4), column("kld", 4), column("speed", 0));
+        println!("| {name} | {} | {} | {} | {memory} |", column("nll", 4), column("kld", 4), column("seconds", 0));
     }
     Ok(())
 }
@@ -91,10 +93,12 @@ fn trained(recipe: &Recipe, seed: u64, list: Option<Vec<String>>, folder: &Path)
     }
     let mut recipe = Recipe { seed, output_path: folder.to_path_buf(), ..recipe.clone() };
     recipe.masks.unfrozen_parameters = list.map(Unfrozen::Patterns);
+    let start = processor_time();
     let outcome = distill(&recipe, true, &mut |_| ControlFlow::Continue(()))?;
+    let seconds = start.zip(processor_time()).map(|(start, end)| (end - start).as_secs_f64());
     let after = outcome.after.unwrap_or_default();
     let found = json!({
-        "nll": after.nll, "kld": after.kld, "speed": outcome.tokens_per_second, "memory": outcome.memory.total(),
+        "nll": after.nll, "kld": after.kld, "seconds": seconds, "memory": outcome.memory.total(),
     });
     write_json(&numbers, &found)?;
     Ok(found)

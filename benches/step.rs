@@ -7,8 +7,8 @@
 //! planned_memory_bytes, step_losses.
 
 use potstill::distill::Recipe;
-use potstill::distill::memory::peak_resident;
 use potstill::distill::setup::Setup;
+use potstill::platform::process::peak_resident;
 use potstill::{Error, Result};
 use std::time::Instant;
 

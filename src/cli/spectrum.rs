@@ -4,9 +4,9 @@ use super::human::{brief, bytes, count};
 use super::interrupt;
 use super::output::{print, print_json};
 use super::progress::{Meter, say};
-use crate::distill::memory::peak_resident;
 use crate::formats::hub;
 use crate::formats::{ModelFolder, Tensors};
+use crate::platform::process::peak_resident;
 use crate::spectrum::{
     By, Choice, Chosen, Files, Layers, ReportData, Results, Rounding, bars, base_name, choose, modules, scan, unscored,
     wanted, write,

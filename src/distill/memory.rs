@@ -83,13 +83,6 @@ pub fn check(
         .err()
 }
 
-/// The largest resident size of this process so far, in bytes (Linux; elsewhere `None`).
-pub fn peak_resident() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! A whole run: train, measure, save checkpoints, resume, and write the student's folder with its card and report.
 
 use super::checkpoint::{self, Checkpoint, State};
-use super::memory::{self, Memory};
+use super::memory::Memory;
 use super::metrics::{self, Eval, Evaluation, Record, Train};
 use super::recipe::{Recipe, Student, loss_names};
 use super::setup::Setup;
@@ -11,6 +11,7 @@ use super::{adapter, folder, hidden, lineage, samples};
 use crate::formats::Tokenizer;
 use crate::models::Decoder;
 use crate::optim::RING;
+use crate::platform::process::peak_resident;
 use crate::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -359,7 +360,7 @@ impl<'a> Run<'a> {
             after,
             tokens_per_second: if rows == 0 { 0.0 } else { rows as f64 / seconds.max(1e-9) },
             memory: self.memory,
-            peak_memory: memory::peak_resident(),
+            peak_memory: peak_resident(),
         };
         let samples = samples::pairs(&self.folder)?;
         let story = self.lineage.finish(self.recipe, &self.state, &outcome);
