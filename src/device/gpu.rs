@@ -139,6 +139,7 @@ impl Gpu {
             max_workgroups: limits.max_compute_workgroups_per_dimension,
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
+            bf16: false,
             f16: features.contains(wgpu::Features::SHADER_F16),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             software: summary.kind == Kind::Software,
@@ -167,7 +168,7 @@ impl Gpu {
         made.map(Raw).map_err(|error| {
             Error::device(
                 format!("no memory for `{label}` ({bytes} bytes): {error}"),
-                "use a smaller batch or sequence length, `activation_checkpointing: true`, or `--device cpu`",
+                "use a smaller batch or sequence length, `gradient_checkpointing: true`, or `--device cpu`",
             )
         })
     }

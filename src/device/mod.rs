@@ -1,6 +1,7 @@
 //! Where work runs: a GPU through wgpu, or the CPU. Both offer the same buffers; nothing above this room
 //! sees a wgpu type.
 
+mod bf16;
 mod caps;
 pub mod cpu;
 mod fast;
@@ -10,7 +11,7 @@ mod kernel;
 pub mod real;
 mod select;
 
-pub use caps::Caps;
+pub use caps::{Caps, Precision};
 pub use gpu::{Gpu, Recorded};
 pub use kernel::{Bind, Dispatch, Launch, Shader, grid};
 pub use real::Real;
@@ -106,6 +107,17 @@ impl Device {
             Device::Cpu(cpu) => &cpu.caps,
             Device::Gpu(gpu) => &gpu.caps,
         }
+    }
+
+    /// Refuses a precision that this device has no instructions for. `what` names whoever asks for it.
+    pub fn check_precision(&self, precision: Precision, what: &str) -> Result<()> {
+        if precision.is_f32() || self.caps().bf16 {
+            return Ok(());
+        }
+        let expected =
+            "a device with bfloat16 products: a CPU with AVX512-BF16 (AMD since Zen 4, Intel since Cooper Lake)";
+        let complaint = Error::at(what).expected(expected).found(self.name());
+        complaint.help("leave it out: products are then f32").err()
     }
 
     /// Bytes allocated on this device now.

@@ -29,6 +29,7 @@ impl StepSpec {
     /// of the losses changes over the run ([`crate::distill::terms::write_scheduled`]).
     pub fn training(&self, caps: &Caps) -> Result<Graph> {
         let mut g = Graph::new();
+        g.set_precision(self.precision);
         let inputs = self.inputs(&mut g, "train", true);
         let included = |name: &str| self.trained.includes(name);
         let trained = Params { prefix: "", trainable: &included, lora: self.trained.lora.as_ref() };
