@@ -12,6 +12,7 @@ use crate::{Error, Result};
 use oneshot::oneshot;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Bytes between the uniform blocks of two dispatches: WebGPU's default offset alignment.
@@ -243,6 +244,9 @@ impl Gpu {
         self.make_room()?;
         recorded.calibrate();
         let start = host::seconds();
+        let counters = &self.ledger;
+        counters.dispatches.fetch_add(recorded.launches.len() as u64, Relaxed);
+        counters.submissions.fetch_add(recorded.submissions.len() as u64, Relaxed);
         let mut last = None;
         for range in &recorded.submissions {
             let mut encoder = self.device.create_command_encoder(&Default::default());
@@ -257,6 +261,7 @@ impl Gpu {
             }
             last = Some(self.queue.submit([encoder.finish()]));
         }
+        counters.submit_micros.fetch_add(((host::seconds() - start) * 1e6) as u64, Relaxed);
         if recorded.rate.get().is_none() {
             let work = recorded.launches.iter().map(|l| l.work).sum();
             let timed = host::time(&self.device, &self.queue, start, work, &recorded.rate);
