@@ -3,9 +3,9 @@
 
     python3 benches/peers/torch_capture.py [--precision bf16] [--steps 8] [--threads 2]
 
-SmolLM2-135M's shape with random weights (the work is the same), sequences of 512 tokens, top 64. With bf16 the whole
+SmolLM2-135M's shape with random weights (the work is the same), two sequences of 512 tokens at a time, top 64. With bf16 the whole
 model is bfloat16, as a teacher is loaded for that. Prints one JSON object; tokens_per_second is the median over the
-sequences after a warm-up, peak_memory the process's largest resident set in bytes.
+batches after a warm-up, peak_memory the process's largest resident set in bytes.
 """
 
 import argparse
@@ -22,8 +22,9 @@ from torch_step import SMOLLM2_135M, peak_memory
 def main():
     parser = argparse.ArgumentParser(description="PyTorch peer of a capture")
     parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--top-k", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=8, help="measured sequences")
+    parser.add_argument("--steps", type=int, default=8, help="measured batches")
     parser.add_argument("--precision", default="f32", choices=["f32", "bf16"])
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -36,7 +37,7 @@ def main():
     seconds = []
     with torch.inference_mode():
         for _ in range(2 + args.steps):
-            ids = torch.randint(config.vocab_size, (1, args.tokens))
+            ids = torch.randint(config.vocab_size, (args.batch, args.tokens))
             start = time.perf_counter()
             logits = teacher(input_ids=ids, use_cache=False).logits.float()
             top = logits.topk(args.top_k, dim=-1)
@@ -45,7 +46,7 @@ def main():
             tail.numpy(), log_probs.numpy(), top.indices.numpy()
             seconds.append(time.perf_counter() - start)
     print(json.dumps({
-        "tokens_per_second": args.tokens / statistics.median(seconds[2:]),
+        "tokens_per_second": args.batch * args.tokens / statistics.median(seconds[2:]),
         "peak_memory": peak_memory(),
         "torch": torch.__version__,
     }))

@@ -18,12 +18,14 @@ use std::time::Instant;
 
 /// Tokens of a step: one sequence.
 const CONTEXT: usize = 512;
+/// Sequences that a capture takes at a time.
+const BATCH: usize = 2;
 /// The teacher's layers that make a student of 50M parameters.
 const LAYERS: [usize; 6] = [0, 1, 10, 20, 28, 29];
 /// Characters of text: some 10,000 tokens.
 const CHARACTERS: usize = 50_000;
 /// Tokens a capture records on a software rasteriser, and elsewhere.
-const CAPTURED: [usize; 2] = [2 * CONTEXT, 8 * CONTEXT];
+const CAPTURED: [usize; 2] = [2 * BATCH * CONTEXT, 8 * BATCH * CONTEXT];
 
 /// What is measured on a device, apart from its ceiling and its kernels.
 pub fn plan(device: &str, steps: usize) -> Vec<Value> {
@@ -107,7 +109,7 @@ fn captured(
     let model = ModelFolder::open(teacher(cache))?;
     let options = CorpusOptions { limit, ..CorpusOptions::new(vec![text(cache)]) };
     let corpus = Arc::new(read_corpus(&model.tokenizer()?, &options)?);
-    let options = CaptureOptions { sequence_length: CONTEXT, batch_size: 1, precision, ..CaptureOptions::default() };
+    let options = CaptureOptions { sequence_length: CONTEXT, batch_size: BATCH, precision, ..CaptureOptions::default() };
     let manifest = capture(device, &model, &corpus, folder, &options, &mut |_| (), &mut |now| {
         progress(now);
         ControlFlow::Continue(())

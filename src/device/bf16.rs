@@ -205,42 +205,75 @@ mod blocked {
         bits(low) | bits(high) << 16
     }
 
-    /// Panels of `count` lanes that are contiguous along k and `stride` apart.
+    /// Panels of `count` lanes that are contiguous along k and `stride` apart: squares of 16 lanes by 16 pairs, turned in
+    /// registers.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     fn lanes_along_k<const W: usize>(panels: &mut [u32], data: &[f32], stride: usize, count: usize, k: usize) {
         let pairs = k.div_ceil(2);
-        let mut words = [0u32; PAIRS];
+        let kept = ((1u32 << W.min(LANES)) - 1) as __mmask16;
         for (number, panel) in panels.chunks_exact_mut(W * pairs).enumerate() {
-            for lane in 0..W {
-                let row = number * W + lane;
-                if row < count {
-                    rounded_row(&mut words[..pairs], &data[row * stride..][..k]);
-                } else {
-                    words[..pairs].fill(0);
-                }
-                for (to, &word) in panel[lane..].iter_mut().step_by(W).zip(&words[..pairs]) {
-                    *to = word;
+            for first in (0..W).step_by(LANES) {
+                for p0 in (0..pairs).step_by(LANES) {
+                    let mut square = [_mm512_setzero_si512(); LANES];
+                    for (i, row) in square.iter_mut().enumerate().take(W.min(LANES)) {
+                        let lane = number * W + first + i;
+                        if lane < count {
+                            *row = sixteen_pairs(&data[lane * stride..][..k][2 * p0..]);
+                        }
+                    }
+                    transpose(&mut square);
+                    for (p, column) in (p0..pairs).zip(square) {
+                        let to = &mut panel[p * W + first..][..W.min(LANES)];
+                        // SAFETY: as many words as the mask has bits are written.
+                        unsafe { _mm512_mask_storeu_epi32(to.as_mut_ptr().cast(), kept, column) };
+                    }
                 }
             }
         }
     }
 
-    /// A row of numbers as pairs.
+    /// The first 32 numbers of a row, rounded; zeros behind its end.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    fn rounded_row(words: &mut [u32], row: &[f32]) {
-        let (whole, rest) = row.as_chunks::<{ 2 * LANES }>();
-        let (to, to_rest) = words.split_at_mut(whole.len() * LANES);
-        for (from, to) in whole.iter().zip(to.chunks_exact_mut(LANES)) {
-            // SAFETY: 32 numbers are read, 16 words written.
-            unsafe {
-                let low = _mm512_loadu_ps(from.as_ptr());
-                let high = _mm512_loadu_ps(from.as_ptr().add(LANES));
-                let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-                _mm512_storeu_si512(to.as_mut_ptr().cast(), both);
-            }
+    fn sixteen_pairs(row: &[f32]) -> __m512i {
+        let mask = |from: usize| {
+            let left = row.len().saturating_sub(from).min(LANES);
+            ((1u32 << left) - 1) as __mmask16
+        };
+        // SAFETY: the masks leave out what is behind the row's end; the types have one layout.
+        unsafe {
+            let low = _mm512_maskz_loadu_ps(mask(0), row.as_ptr());
+            let high = _mm512_maskz_loadu_ps(mask(LANES), row.as_ptr().wrapping_add(LANES));
+            std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
         }
-        for (from, to) in rest.chunks(2).zip(to_rest) {
-            *to = pair(from[0], from.get(1).copied().unwrap_or(0.0));
+    }
+
+    /// Swaps rows and columns of 16 x 16 words.
+    #[target_feature(enable = "avx512f")]
+    fn transpose(square: &mut [__m512i; LANES]) {
+        let mut other = [_mm512_setzero_si512(); LANES];
+        // Within groups of four words: pairs of rows, then pairs of pairs.
+        for i in (0..LANES).step_by(2) {
+            other[i] = _mm512_unpacklo_epi32(square[i], square[i + 1]);
+            other[i + 1] = _mm512_unpackhi_epi32(square[i], square[i + 1]);
+        }
+        for i in (0..LANES).step_by(4) {
+            square[i] = _mm512_unpacklo_epi64(other[i], other[i + 2]);
+            square[i + 1] = _mm512_unpackhi_epi64(other[i], other[i + 2]);
+            square[i + 2] = _mm512_unpacklo_epi64(other[i + 1], other[i + 3]);
+            square[i + 3] = _mm512_unpackhi_epi64(other[i + 1], other[i + 3]);
+        }
+        // Whole groups: those of rows 0 and 4, of 8 and 12, then all four.
+        for i in 0..4 {
+            other[i] = _mm512_shuffle_i32x4::<0x88>(square[i], square[i + 4]);
+            other[i + 4] = _mm512_shuffle_i32x4::<0xdd>(square[i], square[i + 4]);
+            other[i + 8] = _mm512_shuffle_i32x4::<0x88>(square[i + 8], square[i + 12]);
+            other[i + 12] = _mm512_shuffle_i32x4::<0xdd>(square[i + 8], square[i + 12]);
+        }
+        for i in 0..4 {
+            square[i] = _mm512_shuffle_i32x4::<0x88>(other[i], other[i + 8]);
+            square[i + 8] = _mm512_shuffle_i32x4::<0xdd>(other[i], other[i + 8]);
+            square[i + 4] = _mm512_shuffle_i32x4::<0x88>(other[i + 4], other[i + 12]);
+            square[i + 12] = _mm512_shuffle_i32x4::<0xdd>(other[i + 4], other[i + 12]);
         }
     }
 
