@@ -27,6 +27,7 @@ pub mod platform;
 pub mod random;
 #[cfg(not(target_family = "wasm"))]
 pub mod score;
+#[cfg(any(not(target_family = "wasm"), feature = "oracle"))]
 pub mod selftest;
 pub mod shards;
 #[cfg(feature = "spectrum")]

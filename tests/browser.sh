@@ -54,4 +54,4 @@ cargo test --release --test suite -- --quiet --ignored assets_for_the_browser
 export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=wasm-bindgen-test-runner
 # Seconds for all of them: a software driver compiles some hundred kernels.
 export WASM_BINDGEN_TEST_TIMEOUT=1800
-cargo test --release --target "$target" --no-default-features --test browser "$@"
+cargo test --release --target "$target" --no-default-features --features oracle --test browser "$@"

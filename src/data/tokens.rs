@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::slice::from_ref;
 
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 use sha2::{Digest, Sha256};
 
 use crate::data::chat::ChatTemplate;

@@ -43,7 +43,7 @@ pub fn gemm(
 #[cfg(target_arch = "x86_64")]
 mod blocked {
     use super::Layout;
-    use rayon::prelude::*;
+    use crate::platform::parallel::*;
     use std::arch::x86_64::*;
     use std::ops::Range;
     use std::sync::Mutex;

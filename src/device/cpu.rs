@@ -1,6 +1,7 @@
-//! The CPU as a device: buffers are vectors of 32-bit words, work runs in rayon's threads.
+//! The CPU as a device: buffers are vectors of 32-bit words, work runs in all of the machine's threads.
 
 use super::{Caps, Ledger, Memory, bf16};
+use crate::platform::parallel::current_num_threads;
 use crate::{Error, Result};
 use std::sync::{Arc, RwLock};
 
@@ -20,7 +21,10 @@ impl Default for Cpu {
 
 impl Cpu {
     pub(crate) fn name(&self) -> String {
-        format!("CPU ({} threads)", rayon::current_num_threads())
+        match current_num_threads() {
+            1 => "CPU (1 thread)".to_owned(),
+            threads => format!("CPU ({threads} threads)"),
+        }
     }
 }
 

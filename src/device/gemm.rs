@@ -20,7 +20,7 @@ impl Layout {
     }
 }
 
-/// C = A * B, or C += A * B if `accumulate`: C is m x n, A is m x k, B is k x n. `parallel` uses all of rayon's
+/// C = A * B, or C += A * B if `accumulate`: C is m x n, A is m x k, B is k x n. `parallel` uses all
 /// threads; inside a parallel loop pass false. Panics if a matrix reaches past its slice (a bug in an op).
 #[allow(clippy::too_many_arguments)]
 pub fn gemm<F: Real>(
@@ -35,7 +35,7 @@ pub fn gemm<F: Real>(
     parallel: bool,
 ) {
     assert!(lc.fits(m, n, c.len()) && la.fits(m, k, a.len()) && lb.fits(k, n, b.len()), "matrix past its slice");
-    let threads = if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    let threads = threads(parallel);
     let strides = |l: Layout| (l.col as isize, l.row as isize);
     let ((c_cs, c_rs), (a_cs, a_rs), (b_cs, b_rs)) = (strides(lc), strides(la), strides(lb));
     if m == 0 || n == 0 {
@@ -68,6 +68,17 @@ pub fn gemm<F: Real>(
             threads,
         );
     }
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn threads(parallel: bool) -> gemm::Parallelism {
+    if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None }
+}
+
+/// A browser's worker is one thread.
+#[cfg(target_family = "wasm")]
+fn threads(_: bool) -> gemm::Parallelism {
+    gemm::Parallelism::None
 }
 
 #[cfg(test)]

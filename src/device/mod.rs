@@ -1,6 +1,8 @@
 //! Where work runs: a GPU through wgpu, or the CPU. Both offer the same buffers; nothing above this room
 //! sees a wgpu type.
 
+#[cfg(any(target_family = "wasm", test))]
+pub(crate) mod bare;
 mod bf16;
 mod caps;
 pub mod cpu;

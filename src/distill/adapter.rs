@@ -7,9 +7,9 @@ use crate::formats::{Adapter, AdapterConfig, Dtype, TensorSpec, write_adapter};
 use crate::graph::Store;
 use crate::models::Decoder;
 use crate::nn::{Lora, LoraNames, ParamSpec};
+use crate::platform::parallel::*;
 use crate::random::SplitMix64;
 use crate::{Error, Result};
-use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 

@@ -3,6 +3,7 @@
 
 mod backward;
 mod op;
+#[cfg(any(not(target_family = "wasm"), feature = "oracle"))]
 mod oracle;
 mod plan;
 mod runner;
@@ -10,6 +11,7 @@ mod store;
 mod tensor;
 
 pub use op::{AnyOp, Arg, ArgMut, Cost, CpuIo, Node, Op, Twin};
+#[cfg(any(not(target_family = "wasm"), feature = "oracle"))]
 pub use oracle::{Values, evaluate};
 pub use plan::{Place, Plan, PlannedStep};
 pub use runner::Runner;

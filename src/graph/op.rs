@@ -48,6 +48,7 @@ pub trait AnyOp: Op {
     /// [`Twin::run`] in f32.
     fn run_f32(&self, io: &mut CpuIo<'_, f32>);
     /// [`Twin::run`] in f64.
+    #[cfg(any(not(target_family = "wasm"), feature = "oracle"))]
     fn run_f64(&self, io: &mut CpuIo<'_, f64>);
 }
 
@@ -55,6 +56,7 @@ impl<T: Op + Twin> AnyOp for T {
     fn run_f32(&self, io: &mut CpuIo<'_, f32>) {
         self.run(io);
     }
+    #[cfg(any(not(target_family = "wasm"), feature = "oracle"))]
     fn run_f64(&self, io: &mut CpuIo<'_, f64>) {
         self.run(io);
     }

@@ -5,7 +5,7 @@ use super::shader;
 use crate::Result;
 use crate::device::{Caps, Dispatch, Real, Shader};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 
 pub(crate) const SHADER: Shader = shader!("adamw");
 

@@ -5,8 +5,8 @@ use super::{add_grad, attention_grad, shader};
 use crate::device::gemm::{Layout, gemm};
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
+use crate::platform::parallel::*;
 use crate::{Error, Result};
-use rayon::prelude::*;
 use std::ops::Range;
 
 pub(crate) const SHADER: Shader = shader!("attention");

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::device::gemm::gemm;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 
 pub(crate) const SHADER: Shader = shader!("attention_grad");
 /// Keys a CPU task of the dQ pass multiplies at a time, and queries one of the dK/dV pass.

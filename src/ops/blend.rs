@@ -4,7 +4,7 @@ use super::{Chunk, shader};
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{CpuIo, DType, Graph, Node, Op, Tensor, Twin};
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 
 pub(crate) const SHADER: Shader = shader!("blend");
 

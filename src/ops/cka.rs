@@ -5,8 +5,8 @@ use super::centre::centre;
 use super::{Layout, add_grad, matmul, shader};
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
+use crate::platform::parallel::*;
 use crate::{Error, Result};
-use rayon::prelude::*;
 
 pub(crate) const SHADER: Shader = shader!("cka");
 /// Lanes of a workgroup of the shader, and its partial sums of a matrix.

@@ -3,8 +3,8 @@
 use super::{add_grad, embedding_grad, shader};
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, Slice, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
+use crate::platform::parallel::*;
 use crate::{Error, Result};
-use rayon::prelude::*;
 use std::ops::Range;
 
 pub(crate) const SHADER: Shader = shader!("embedding");

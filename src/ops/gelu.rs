@@ -4,7 +4,7 @@ use super::{add_grad, shader};
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 
 pub(crate) const SHADER: Shader = shader!("gelu");
 /// Elements the twin handles at a time: they stay in the first-level cache between its passes.

@@ -4,7 +4,7 @@ use super::shader;
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, Slice, grid};
 use crate::graph::{CpuIo, DType, Graph, Node, Op, Tensor, Twin};
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 use std::ops::Range;
 
 pub(crate) const SHADER: Shader = shader!("grad_norm");

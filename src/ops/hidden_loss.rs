@@ -3,8 +3,8 @@
 use super::{add_grad, shader};
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
+use crate::platform::parallel::*;
 use crate::{Error, Result};
-use rayon::prelude::*;
 
 pub(crate) const SHADER: Shader = shader!("hidden_loss");
 /// Shorter rows have no direction. The square is a normal f32.

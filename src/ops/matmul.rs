@@ -5,7 +5,7 @@ use crate::Result;
 use crate::device::gemm::{Layout as Strides, gemm};
 use crate::device::{Caps, Dispatch, Precision, Real, Shader};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Shape, Tensor, Twin};
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 use std::ops::Range;
 
 mod pieces;
@@ -327,7 +327,7 @@ impl Twin for Matmul {
             product((m, k, n), c, lc, accumulate, a, la, b, lb, parallel);
         };
         let apart = self.c.batch_stride >= (m - 1) * self.c.stride + n;
-        if batch >= rayon::current_num_threads() && batch > 1 && apart {
+        if batch >= current_num_threads() && batch > 1 && apart {
             let chunks = c[self.c.offset..].par_chunks_mut(self.c.batch_stride).take(batch);
             chunks.enumerate().for_each(|(i, c)| one(c, 0, i, false));
         } else {

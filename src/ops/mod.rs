@@ -92,11 +92,18 @@ pub use write_rows::write_rows;
 use crate::device::Shader;
 use crate::graph::{Graph, Tensor};
 
-/// The shader of an op by its file name.
+/// The shader of an op by its file name. In a browser's module it is without its comments.
 macro_rules! shader {
-    ($name:literal) => {
-        crate::device::Shader { name: $name, text: include_str!(concat!("../../shaders/", $name, ".wgsl")) }
-    };
+    ($name:literal) => {{
+        const FILE: &str = include_str!(concat!("../../shaders/", $name, ".wgsl"));
+        #[cfg(not(target_family = "wasm"))]
+        const TEXT: &str = FILE;
+        #[cfg(target_family = "wasm")]
+        const BARE: [u8; crate::device::bare::len(FILE)] = crate::device::bare::bytes(FILE);
+        #[cfg(target_family = "wasm")]
+        const TEXT: &str = crate::device::bare::text(&BARE);
+        crate::device::Shader { name: $name, text: TEXT }
+    }};
 }
 pub(crate) use shader;
 

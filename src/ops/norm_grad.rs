@@ -5,7 +5,7 @@ use super::{add_grad, add_row_sums, shader};
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 
 pub(crate) const SHADER: Shader = shader!("norm_grad");
 /// Lanes of a workgroup of the shader.

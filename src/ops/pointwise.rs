@@ -4,7 +4,7 @@ use super::{add_grad, shader};
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{CpuIo, DType, Graph, Node, Op, Shape, Tensor, Twin};
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 
 pub(crate) const SHADER: Shader = shader!("pointwise");
 /// Elements one rayon task handles.

@@ -5,8 +5,8 @@ use super::{add_grad, shader};
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
 use crate::ops::Ranges;
+use crate::platform::parallel::*;
 use crate::{Error, Result};
-use rayon::prelude::*;
 
 pub(crate) const SHADER: Shader = shader!("relation_kl");
 /// Lanes of a workgroup of the shader.

@@ -4,8 +4,8 @@ use super::{Chunk, shader};
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
+use crate::platform::parallel::*;
 use crate::random::philox;
-use rayon::prelude::*;
 
 pub(crate) const SHADER: Shader = shader!("sample_rows");
 /// Columns j and j + LANES belong to one lane, as in the shader.

@@ -5,7 +5,7 @@ use super::sparse_kl::log_sum_exp_off;
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{CpuIo, DType, Graph, Node, Op, Tensor, Twin};
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 
 pub(crate) const SHADER: Shader = shader!("tail_mass");
 

@@ -5,7 +5,7 @@ use super::{Chunk, shader};
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{CpuIo, DType, Graph, Node, Op, Tensor, Twin};
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 
 pub(crate) const SHADER: Shader = shader!("teacher_row");
 /// Stands for log 0 on the teacher's side alone: its exponential underflows, and times the least float it is still

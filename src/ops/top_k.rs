@@ -4,7 +4,7 @@ use super::shader;
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 use std::cmp::Ordering;
 
 pub(crate) const SHADER: Shader = shader!("top_k");

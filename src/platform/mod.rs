@@ -1,9 +1,11 @@
-//! What an operating system and a browser do differently, behind the same names: files, and what a process has used. A browser has
-//! no files, so there [`fs`] is a tree in memory, which whoever embeds the crate fills and empties.
+//! What an operating system and a browser do differently, behind the same names: files, threads, and what a process has used. A
+//! browser has no files, so there [`fs`] is a tree in memory, which whoever embeds the crate fills and empties; and one
+//! thread, so that `parallel` is plain loops.
 
 #[cfg_attr(not(target_family = "wasm"), path = "disk.rs")]
 #[cfg_attr(target_family = "wasm", path = "browser.rs")]
 pub mod fs;
+pub(crate) mod parallel;
 pub mod process;
 #[cfg(target_family = "wasm")]
 pub mod stored;

@@ -1,7 +1,8 @@
 //! Which device computes, in words for a visitor.
 
-use super::failure::Outcome;
+use super::failure::{Failure, Kind, Outcome};
 use super::options::to_js;
+use crate::Error;
 use crate::device::{Choice, Device, adapters};
 use js_sys::Reflect;
 use serde_json::{Value, json};
@@ -21,6 +22,11 @@ pub async fn open(choice: &Choice) -> Outcome<Device> {
     });
     if let Some(device) = known {
         return Ok(device);
+    }
+    if matches!(choice, Choice::Gpu(_)) && adapters().await.is_empty() {
+        let complaint = Error::at("device").expected("a GPU").found("none: this browser offers no GPU through WebGPU");
+        let complaint = complaint.help("choose `auto` or `cpu`, or a browser that has WebGPU");
+        return Err(Failure::new(Kind::NoGpu, complaint));
     }
     let device = choice.open().await?;
     OPEN.with_borrow_mut(|open| open.push((choice.clone(), device.clone())));

@@ -17,6 +17,8 @@ pub enum Kind {
     Damaged,
     /// The browser gives no more room.
     Quota,
+    /// A GPU was asked for, and the browser offers none.
+    NoGpu,
     /// The device refused.
     Device,
     /// The device is gone.
@@ -36,6 +38,7 @@ impl Kind {
             Kind::Network => "network",
             Kind::Damaged => "damaged",
             Kind::Quota => "quota",
+            Kind::NoGpu => "no-gpu",
             Kind::Device => "device",
             Kind::DeviceLost => "device-lost",
             Kind::NotFinite => "not-finite",

@@ -24,7 +24,7 @@ export interface OpenOptions {
 
 /** What went wrong, in a word. */
 export type ErrorKind =
-  | "input" | "network" | "damaged" | "quota" | "device" | "device-lost" | "not-finite" | "cancelled" | "internal";
+  | "input" | "network" | "damaged" | "quota" | "no-gpu" | "device" | "device-lost" | "not-finite" | "cancelled" | "internal";
 
 /** What every call rejects with. The message says where, what was expected and found, and what to do. */
 export interface PotstillError extends Error {

@@ -129,7 +129,7 @@ test("without WebGPU the CPU serves, and the page says so", LIMIT, async () => {
   assert.match(await page.textContent("#device-line"), /on the CPU/);
   await page.selectOption("#device", "gpu");
   await page.waitForFunction(() => !document.getElementById("alert").hidden);
-  assert.equal((await alarm(page)).kind, "device");
+  assert.equal((await alarm(page)).kind, "no-gpu");
   await close();
   await plain.close();
 });

@@ -35,6 +35,9 @@ test("every look is readable and accessible", { timeout: 300_000 }, async () => 
   await check(page, "while it runs");
   await picture(page, "running");
   await state(page, "ended", 200_000);
+  for (const who of ["before", "now", "after", "teacher"]) {
+    assert.match(await page.textContent(`#words-${who}`), /^… ./, `words of ${who}`);
+  }
   await page.evaluate(() => document.querySelectorAll("details").forEach((details) => (details.open = true)));
   await check(page, "after a run, everything open");
   await page.evaluate(() => document.querySelectorAll("details").forEach((details) => (details.open = false)));
@@ -109,5 +112,24 @@ test("a visitor's own folder is understood", { timeout: 120_000 }, async () => {
   assert.equal(student.losses.length, 12);
   assert.ok(student.evaluations.at(-1).kld > 0, "measured against the shards");
   assert.ok(words.teacher, "the teacher among the files speaks");
+  await close();
+});
+
+test("a folder is dropped anywhere", { timeout: 120_000 }, async () => {
+  const { page, context, errors, close } = await visit(browser);
+  await ready(page);
+  // As the mouse drops it: with a folder to walk, which a page's own DataTransfer does not have.
+  const mouse = await context.newCDPSession(page);
+  const data = { items: [], files: [`${ROOT}web/assets`], dragOperationsMask: 1 };
+  for (const type of ["dragEnter", "dragOver", "drop"]) {
+    await mouse.send("Input.dispatchDragEvent", { type, x: 600, y: 400, data });
+  }
+  await page.waitForFunction(() => document.getElementById("own-found").children.length === 3);
+  assert.ok(await page.isChecked("[name=recipe][value=own]"), "its recipe is chosen");
+  assert.match(await page.textContent("#own-found"), /Shards of teacher: 76190 tokens in contexts of 128/);
+  assert.equal(JSON.parse(await page.inputValue("#recipe-text")).teacher.path, "own/assets/shards");
+  assert.ok(await page.isEnabled("#start"));
+  assert.equal(await page.evaluate(() => document.getElementById("own").classList.contains("over")), false);
+  assert.deepEqual(errors, []);
   await close();
 });

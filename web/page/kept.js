@@ -9,7 +9,8 @@ export function blank(choice) {
     ...choice, // id, title, recipe, prompt, teacher, device
     student: { losses: [], evaluations: [] },
     twin: { losses: [], evaluations: [] },
-    words: { before: "", now: "", after: "", teacher: "" },
+    // null: not asked yet; who was asked may have said nothing.
+    words: { before: null, now: null, after: null, teacher: null },
     step: 0,
     totalSteps: 0,
     finished: false,

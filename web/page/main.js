@@ -249,8 +249,8 @@ async function lookAtDevice() {
   try {
     showDevice(await page.client.deviceInfo(element("device").value));
     calm();
-  } catch ({ message }) {
-    alarm({ kind: "device", message });
+  } catch (error) {
+    alarm(error);
   }
 }
 

@@ -4,10 +4,11 @@
 /** The folder that the worker keeps them in. */
 export const FOLDER = "own";
 
-/** Files of a drop, by path: folders are walked. */
+/** Files of a drop, by path: folders are walked. What is dropped from another page has no entry. */
 export async function dropped(transfer) {
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  const files = {};
+  const items = [...transfer.items].filter(({ kind }) => kind === "file").map((item) => [item.webkitGetAsEntry?.(), item]);
+  const files = chosen(items.flatMap(([entry, item]) => (entry ? [] : [item.getAsFile()])).filter(Boolean));
+  const entries = items.map(([entry]) => entry).filter(Boolean);
   const walk = async (entry, prefix) => {
     if (entry.isFile) {
       files[prefix + entry.name] = await new Promise((resolve, reject) => entry.file(resolve, reject));

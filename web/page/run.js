@@ -49,7 +49,7 @@ export class Run {
     const student = await this.side("student", this.record.recipe);
     this.record.totalSteps = student.trainer.totalSteps;
     this.record.step = student.trainer.stepsDone;
-    if (!this.record.words.before) {
+    if (this.record.words.before === null) {
       await this.measure(student);
       this.record.words.before = this.record.words.now;
     }
@@ -58,7 +58,7 @@ export class Run {
     if (student.trainer.stepsDone < student.trainer.totalSteps && this.wants === "run") await this.turn(student, 1);
     const twin = twinOf(this.record.recipe);
     if (twin && this.wants !== "stop") await this.openTwin(twin);
-    if (this.record.teacher && !this.record.words.teacher && this.wants !== "stop") await this.listenToTeacher();
+    if (this.record.teacher && this.record.words.teacher === null && this.wants !== "stop") await this.listenToTeacher();
   }
 
   async openTwin(recipe) {

@@ -8,7 +8,7 @@ const ADVICE = {
   network: ["The server cannot be reached", "What was learned is kept. Check the connection, then press the button again."],
   damaged: ["A file arrived damaged", "Nothing of it was used. Try again; if it stays so, the file on the server is not the one that was captured."],
   quota: ["The browser’s storage is full", "Clear downloads below or free space on this device, then go on. The run itself is still in memory."],
-  memory: ["Memory does not suffice", "Close other tabs, or choose a smaller student or fewer sequences at a time."],
+  "no-gpu": ["This browser offers no GPU", "Choose “the CPU” under “Compute on”, or try a browser that has WebGPU."],
   device: ["The GPU cannot be used", "Choose “the CPU” under “Compute on”, which needs no GPU, or try another browser."],
   "device-lost": ["The GPU was lost", "What was saved is kept: press the button to go on from there."],
   "not-finite": ["The loss is no longer a number", "The last checkpoint is kept. Start over with a lower learning rate."],

@@ -50,13 +50,13 @@ function showTable(student, twin) {
 function showWords({ words, prompt, step }) {
   put("prompt-shown", prompt);
   put("words-now-title", step > 0 ? `Student, at step ${count(step)}` : "Student, now");
-  const said = { before: words.before, now: step > 0 ? words.now : "", after: words.after, teacher: words.teacher };
+  const said = { before: words.before, now: step > 0 ? words.now : null, after: words.after, teacher: words.teacher };
   const empty = { before: "not asked yet", now: "not asked yet", after: "when the run is over", teacher: "not asked yet" };
   for (const [who, text] of Object.entries(said)) {
     const place = element(`words-${who}`);
-    const shown = text ? `… ${text.trim()}` : empty[who];
+    const shown = text === null ? empty[who] : `… ${text.trim() || "(nothing)"}`;
     if (place.textContent !== shown) place.textContent = shown;
-    place.classList.toggle("empty", !text);
+    place.classList.toggle("empty", text === null);
   }
 }
 
