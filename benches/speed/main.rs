@@ -76,7 +76,8 @@ fn main() -> Result<()> {
         }
         let names = plan.iter().map(work::name).chain(theirs.iter().map(|task| task.name.clone()));
         let runs: Vec<Value> = names.zip(&rounds).map(|(name, rounds)| summary(&name, rounds)).collect();
-        devices.push(json!({ "device": ceiling["name"], "ceiling": ceiling, "kernels": kernels["rows"], "runs": runs }));
+        devices
+            .push(json!({ "device": ceiling["name"], "ceiling": ceiling, "kernels": kernels["rows"], "runs": runs }));
     }
     let out = args.out.unwrap_or_else(|| args.cache.join("speed"));
     page::write(&out, &json!({ "rounds": args.rounds, "steps": args.steps, "devices": devices }))

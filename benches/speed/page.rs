@@ -42,9 +42,9 @@ fn section(out: &mut String, device: &Value) {
     let (gflops, gbps) = (number(&ceiling["gflops"], 1.0, 0), number(&ceiling["gbps"], 1.0, 1));
     let _ = writeln!(out, "### {}\n\nCeilings: {gflops} GFLOP/s in f32, {gbps} GB/s.\n", text(device, "device"));
     out.push_str(
-        "| run | tokens/s | least to most | process memory | device memory | first step, s | processor s/step |\n",
+        "| run | tokens/s | least to most | process memory | device memory | first step, s | processor s/step | KL to f32 |\n",
     );
-    out.push_str("| --- | --- | --- | --- | --- | --- | --- |\n");
+    out.push_str("| --- | --- | --- | --- | --- | --- | --- | --- |\n");
     for run in device["runs"].as_array().into_iter().flatten() {
         let range = run["range"].as_array().map_or("-".into(), |range| {
             let [least, most] = [0, 1].map(|i| number(range.get(i).unwrap_or(&Value::Null), 1.0, 0));
@@ -52,13 +52,14 @@ fn section(out: &mut String, device: &Value) {
         });
         let _ = writeln!(
             out,
-            "| {} | {} | {range} | {} | {} | {} | {} |",
+            "| {} | {} | {range} | {} | {} | {} | {} | {} |",
             text(run, "name"),
             number(&run["tokens_per_second"], 1.0, 0),
             bytes(&run["peak_memory"]),
             bytes(&run["device_memory"]),
             number(&run["first_step_seconds"], 1.0, 1),
             number(&run["processor_seconds"], 1.0, 2),
+            run["kl_to_f32"].as_f64().map_or_else(|| "-".into(), |kl| format!("{kl:.1e}")),
         );
     }
     out.push_str("\n| per step | dispatches | submissions | host's share | uploaded | read back |\n");

@@ -8,8 +8,10 @@ use potstill::distill::setup::Setup;
 use potstill::distill::{CaptureOptions, Recipe, capture};
 use potstill::formats::ModelFolder;
 use potstill::platform::process::{peak_resident, processor_time};
+use potstill::shards::{Reader, VALID};
 use potstill::{Error, Result};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -109,7 +111,8 @@ fn captured(
     let model = ModelFolder::open(teacher(cache))?;
     let options = CorpusOptions { limit, ..CorpusOptions::new(vec![text(cache)]) };
     let corpus = Arc::new(read_corpus(&model.tokenizer()?, &options)?);
-    let options = CaptureOptions { sequence_length: CONTEXT, batch_size: BATCH, precision, ..CaptureOptions::default() };
+    let options =
+        CaptureOptions { sequence_length: CONTEXT, batch_size: BATCH, precision, ..CaptureOptions::default() };
     let manifest = capture(device, &model, &corpus, folder, &options, &mut |_| (), &mut |now| {
         progress(now);
         ControlFlow::Continue(())
@@ -133,7 +136,38 @@ fn record(device: &Device, precision: Precision, cache: &Path) -> Result<Value> 
         return Err(Error::internal("a capture without batches"));
     };
     let speed = (last.1 - first.1) as f64 / (last.0 - first.0);
-    Ok(json!({ "tokens_per_second": speed, "peak_memory": peak_resident(), "device_memory": device.usage().peak }))
+    let [exact, found] = [Reader::open(&shards(cache))?, Reader::open(&folder)?];
+    Ok(json!({
+        "tokens_per_second": speed, "peak_memory": peak_resident(), "device_memory": device.usage().peak,
+        "kl_to_f32": divergence(&exact, &found)?,
+    }))
+}
+
+/// The mean KL from what one set recorded to what another did of the same tokens, nats: over the tokens that both
+/// recorded, with one bucket for the rest.
+fn divergence(exact: &Reader, found: &Reader) -> Result<f64> {
+    let rows = exact.rows().min(found.rows());
+    let [p, q] = [exact.read_rows(0, rows)?, found.read_rows(0, rows)?];
+    let (mut sum, mut count) = (0.0, 0usize);
+    for row in (0..rows as usize).filter(|&row| p.flags[row] & VALID != 0) {
+        let (Some(p), Some(q)) = (p.top_k_at(exact.spec(), row, 0), q.top_k_at(found.spec(), row, 0)) else { continue };
+        let of_q: HashMap<u32, f32> = q.0.iter().copied().zip(q.1).collect();
+        let (mut rest_p, mut rest_q) = (1.0, 1.0);
+        for (id, log_p) in p.0.iter().zip(p.1) {
+            if let Some(&log_q) = of_q.get(id) {
+                let (mass_p, mass_q) = (f64::from(log_p).exp(), f64::from(log_q).exp());
+                sum += mass_p * f64::from(log_p - log_q);
+                rest_p -= mass_p;
+                rest_q -= mass_q;
+            }
+        }
+        // Rounding may leave nothing, or a little less.
+        if rest_p > 1e-6 && rest_q > 1e-6 {
+            sum += rest_p * (rest_p / rest_q).ln();
+        }
+        count += 1;
+    }
+    Ok(sum / count.max(1) as f64)
 }
 
 fn recipe(losses: &str, bf16: bool, cache: &Path) -> Result<Recipe> {
