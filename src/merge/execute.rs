@@ -5,7 +5,7 @@ use super::methods::{Inputs, Read, random_key};
 use super::model::Reader;
 use super::output::Shard;
 use super::plan::{Piece, Plan, Planned};
-use super::run::{MergeOptions, Progress};
+use super::run::{MergeOptions, Progress, Stage};
 use crate::formats::{Draft, Dtype};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub(super) fn write_shards(
 ) -> Result<()> {
     let total = shards.iter().map(|shard| shard.bytes).sum();
     let mut done = shards.iter().filter(|shard| shard.path.is_file()).map(|shard| shard.bytes).sum();
-    let stop = AtomicBool::new(progress(Progress { done, total }).is_break());
+    let stop = AtomicBool::new(progress(Progress { stage: Stage::Writing, done, total }).is_break());
     let tensors = plan.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
     let left = shards.iter().filter(|shard| !shard.path.is_file());
     let queue = Mutex::new(Queue { left: Box::new(left), current: None, next: 0, count: 0 });
@@ -46,7 +46,7 @@ pub(super) fn write_shards(
         drop(sender);
         for bytes in receiver {
             done += bytes;
-            if progress(Progress { done, total }).is_break() {
+            if progress(Progress { stage: Stage::Writing, done, total }).is_break() {
                 work.stop.store(true, Ordering::Relaxed);
             }
         }

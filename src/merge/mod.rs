@@ -8,6 +8,7 @@
 
 mod config;
 mod config_json;
+mod dam;
 mod execute;
 #[cfg(feature = "spectrum")]
 mod extract;
@@ -28,7 +29,7 @@ mod union;
 mod vocabulary;
 
 pub use config::{
-    BaseRole, ChatTemplate, MergeConfig, MethodSpec, Module, Reference, Slice, Source, TokenRow, TokenRule,
+    BaseRole, ChatTemplate, Learning, MergeConfig, MethodSpec, Module, Reference, Slice, Source, TokenRow, TokenRule,
     TokenizerSource,
 };
 
@@ -36,6 +37,7 @@ pub use config::{
 pub use extract::{ExtractOptions, Extracted, extract_lora};
 #[cfg(feature = "spectrum")]
 pub use low_rank::{LowRank, low_rank};
+pub use dam::{Divergence, Learned};
 pub use plan::{Plan, Planned};
-pub use run::{MergeOptions, Merged, Progress, merge};
+pub use run::{MergeOptions, Merged, Progress, Stage, merge};
 pub use surgeon::{SurgeonOptions, Transplanted, tokensurgeon};

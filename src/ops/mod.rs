@@ -24,6 +24,7 @@ pub mod gelu;
 pub mod grad_norm;
 pub mod hidden_loss;
 pub mod inverse_norms;
+pub mod likeness;
 pub mod lion;
 pub mod log_sum_exp;
 pub mod matmul;
@@ -67,6 +68,7 @@ pub use gelu::gelu;
 pub use grad_norm::{BAD_NORM, grad_norm};
 pub use hidden_loss::{hidden_cosine, hidden_mse};
 pub use inverse_norms::inverse_norms;
+pub use likeness::{cosine, overlap};
 pub use lion::lion;
 pub use log_sum_exp::{Chunk, log_sum_exp};
 pub use matmul::{Layout, View, linear, matmul, matmul_into};
@@ -125,6 +127,7 @@ pub fn shaders() -> Vec<Shader> {
         grad_norm::SHADER,
         hidden_loss::SHADER,
         inverse_norms::SHADER,
+        likeness::SHADER,
         lion::SHADER,
         log_sum_exp::SHADER,
         matmul::SHADER,

@@ -1,5 +1,6 @@
 //! Merging: against mergekit, with adapters, GGUF and other vocabularies; what is refused; what a kill leaves.
 
+mod dam;
 mod extract;
 mod faults;
 #[cfg(feature = "cli")]

@@ -178,6 +178,8 @@ pub(super) const METHODS: &[MethodSpec] = &[
         ],
     ),
     spec("sce", BaseRole::Required, (1, MANY), &[global("select_topk", Kind::Share, 1.0), INT8_MASK]),
+    // Its parameters are of another kind: see `learning.rs`.
+    spec("dam", BaseRole::Donor, (1, MANY), &[]),
 ];
 
 impl MethodSpec {
@@ -189,6 +191,11 @@ impl MethodSpec {
     /// The parameters' names.
     pub fn names(&self) -> Vec<&'static str> {
         self.parameters.iter().map(|parameter| parameter.name).collect()
+    }
+
+    /// Whether it learns coefficients before it merges.
+    pub fn learns(&self) -> bool {
+        self.name == "dam"
     }
 
     /// Whether the base takes part in the arithmetic without being listed.
@@ -236,6 +243,8 @@ impl MethodSpec {
             "ram" => Method::Ram { epsilon: get("epsilon"), plus: None },
             "ramplus_tl" => Method::Ram { epsilon: get("epsilon"), plus: Some((get("r"), get("alpha"))) },
             "sce" => Method::Sce { select_topk: get("select_topk") },
+            // What coefficients are not learned for is averaged.
+            "dam" => Method::Linear { normalize: true },
             _ => Method::Linear { normalize: flag("normalize") },
         }
     }

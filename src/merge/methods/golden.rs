@@ -148,3 +148,18 @@ fn value_by_value() {
     let plus = Some((0.1, 0.2));
     check("ramplus_tl", Method::Ram { epsilon: 0.015, plus }, 3, true, &weighted(3), expected);
 }
+
+/// By numpy: A diag(c) + B diag(d), diag(c) A + diag(d) B, and multiples of the whole.
+#[test]
+fn columns_have_coefficients() {
+    let columns = |coefficients: [&[f32]; 2], every| {
+        let coefficients = coefficients.map(<[f32]>::to_vec).to_vec();
+        merged(&Method::Columns { coefficients, every }, &[2, 4], None, &models(2), &weighted(2), 0)
+    };
+    let found = columns([&[0.5, 0.25, 1.25, 0.0], &[0.5, 1.0, -0.25, 0.75]], 1);
+    close("columns", &found, &[0.105, -0.2825, 0.275, 0.375, 0.475, -0.765, 0.775, -0.6]);
+    let found = columns([&[0.5, -1.5], &[0.75, 2.0]], 4);
+    close("rows", &found, &[0.12, -0.2775, 0.45, 0.675, 1.2, -0.37, 0.6, -0.46]);
+    let found = columns([&[0.25], &[2.0]], 1);
+    close("all of it", &found, &[0.1575, -0.5125, 0.875, 1.15, 1.55, -1.385, 2.0, -1.79]);
+}

@@ -1,6 +1,6 @@
 //! Weighted sums, and no merge at all.
 
-use super::inputs::{Cut, Kernel};
+use super::inputs::{Cut, Inputs, Kernel};
 use crate::{Error, Result};
 
 const VALUES: Cut = Cut { unit: 1, deltas: false };
@@ -27,6 +27,23 @@ pub(super) fn combination<'k>(coefficients: Vec<f64>, deltas: bool) -> Kernel<'k
             out.iter_mut().zip(block.base).for_each(|(out, b)| *out += b);
         }
     })
+}
+
+/// sum c x with the coefficient c of the value at position p being number p / `every` of its model's, from the first again
+/// after the last.
+pub(super) fn columns<'k>(inputs: &Inputs, coefficients: &[Vec<f32>], every: usize) -> Result<Kernel<'k>> {
+    let fits = |c: &Vec<f32>| !c.is_empty() && inputs.count().is_multiple_of(c.len() * every.max(1));
+    if coefficients.len() != inputs.models.len() || every == 0 || !coefficients.iter().all(fits) {
+        return Err(Error::internal(format!("coefficients that do not fit {:?}", inputs.shape)));
+    }
+    let coefficients = coefficients.to_vec();
+    Ok(Kernel::new(VALUES, move |block, out| {
+        let start = block.start;
+        for (values, c) in block.models.iter().zip(&coefficients) {
+            let at = |i: usize| c[(start + i) / every % c.len()];
+            out.iter_mut().zip(values.iter()).enumerate().for_each(|(i, (out, x))| *out += at(i) * x);
+        }
+    }))
 }
 
 /// s x.

@@ -88,6 +88,13 @@ pub enum Method {
         /// The share of the positions that vary that is kept.
         select_topk: f64,
     },
+    /// DAM (arXiv 2410.08371): sum of the x, each value times the coefficient of its column.
+    Columns {
+        /// Those of each model.
+        coefficients: Vec<Vec<f32>>,
+        /// Values in a row that share a coefficient.
+        every: usize,
+    },
 }
 
 /// What a method knows of one model.
@@ -142,6 +149,7 @@ impl Method {
             Method::NearSwap { t } => Ok(ram::nearswap(*t)),
             Method::Ram { epsilon, plus } => ram::ram(inputs, *epsilon, *plus),
             Method::Sce { select_topk } => sce::sce(inputs, *select_topk),
+            Method::Columns { coefficients, every } => linear::columns(inputs, coefficients, *every),
         }
     }
 }

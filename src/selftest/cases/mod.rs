@@ -8,6 +8,7 @@ mod divergences;
 mod embedding;
 mod grad_norm;
 mod hidden;
+mod likeness;
 mod lora;
 mod losses;
 mod matmul;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Case> {
         embedding::cases(),
         grad_norm::cases(),
         hidden::cases(),
+        likeness::cases(),
         lora::cases(),
         losses::cases(),
         matmul::cases(),
