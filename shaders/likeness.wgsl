@@ -1,5 +1,5 @@
-// How alike two vectors a and b of n numbers are: their cosine, or with OVERLAP sum_j min(|a_j|, |b_j|); and dy times its
-// gradient by a. One workgroup for all of it: a pass for the sums, a tree sum, and for the gradient a second pass.
+// How alike two vectors a and b of n numbers are: their cosine, or with OVERLAP sum_j min(|a_j|, |b_j|); and dy times
+// its gradient by a. One workgroup for all of it: a pass for the sums, a tree sum, and for the gradient a second pass.
 
 const OVERLAP: bool = false;
 
@@ -40,13 +40,13 @@ fn value(@builtin(local_invocation_index) lane: u32) {
         }
     }
     if lane == 0u {
-        let all = sums[0];
+        let totals = sums[0];
         if OVERLAP {
-            y[0] = all.x;
-        } else if min(all.y, all.z) < 1e-24 {
+            y[0] = totals.x;
+        } else if min(totals.y, totals.z) < 1e-24 {
             y[0] = 0.0;
         } else {
-            y[0] = all.x / (sqrt(all.y) * sqrt(all.z));
+            y[0] = totals.x / (sqrt(totals.y) * sqrt(totals.z));
         }
     }
 }
@@ -61,7 +61,7 @@ fn gradient(@builtin(local_invocation_index) lane: u32) {
         }
     }
     workgroupBarrier();
-    let all = sums[0];
+    let totals = sums[0];
     let seed = dy[0];
     for (var j = lane; j < p.count; j += 256u) {
         let u = a[j];
@@ -70,8 +70,8 @@ fn gradient(@builtin(local_invocation_index) lane: u32) {
         if OVERLAP {
             // Where both are as large, each has half of the change.
             slope = sign(u) * (0.5 + 0.5 * sign(abs(v) - abs(u)));
-        } else if min(all.y, all.z) >= 1e-24 {
-            slope = (v - u * (all.x / all.y)) / (sqrt(all.y) * sqrt(all.z));
+        } else if min(totals.y, totals.z) >= 1e-24 {
+            slope = (v - u * (totals.x / totals.y)) / (sqrt(totals.y) * sqrt(totals.z));
         }
         y[j] = seed * slope;
     }

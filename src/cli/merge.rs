@@ -49,7 +49,9 @@ pub struct MergeArgs {
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
 
-    /// Where dam learns: cpu, auto, gpu, gpu:NAME
+    /// Where the arithmetic is done and dam learns: cpu, auto, gpu, gpu:NAME
+    ///
+    /// Merging by arithmetic is limited by the disk: a GPU is for dam.
     #[arg(long, default_value = "cpu")]
     pub device: Choice,
 }

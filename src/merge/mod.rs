@@ -22,9 +22,11 @@ mod output;
 mod plan;
 mod plan_tensor;
 mod pursuit;
+mod reading;
 mod run;
 mod surgeon;
 mod tokenizer;
+mod trim;
 mod union;
 mod vocabulary;
 
@@ -33,11 +35,11 @@ pub use config::{
     TokenizerSource,
 };
 
+pub use dam::{Divergence, Learned};
 #[cfg(feature = "spectrum")]
 pub use extract::{ExtractOptions, Extracted, extract_lora};
 #[cfg(feature = "spectrum")]
 pub use low_rank::{LowRank, low_rank};
-pub use dam::{Divergence, Learned};
 pub use plan::{Plan, Planned};
 pub use run::{MergeOptions, Merged, Progress, Stage, merge};
 pub use surgeon::{SurgeonOptions, Transplanted, tokensurgeon};

@@ -7,7 +7,8 @@ use super::model::Model;
 use super::output;
 use super::plan::Plan;
 use super::tokenizer;
-use crate::device::Choice;
+use super::trim::trim;
+use crate::device::{Choice, Device};
 use crate::digest;
 use crate::formats::{write_configs, write_text};
 use crate::{Error, Result};
@@ -29,7 +30,7 @@ pub struct MergeOptions {
     pub memory: u64,
     /// Of the random masks, and of the order in which `dam` takes text.
     pub seed: u64,
-    /// Where coefficients are learned.
+    /// Where coefficients are learned, and where the arithmetic is done that devices can do.
     pub device: Choice,
 }
 
@@ -96,6 +97,7 @@ pub fn merge(
     let Some((last, others)) = documents.split_last() else {
         return Error::at("the merge").expected("a document").found("none").err();
     };
+    let device = pollster::block_on(options.device.open())?;
     let parts = out.join(output::PARTS);
     output::check(out, options.overwrite)?;
     let mut made = BTreeMap::new();
@@ -107,10 +109,10 @@ pub fn merge(
             return complaint.found(format!("`{name}`")).err();
         }
         let folder = parts.join(&name);
-        write_one(document, &made, &folder, true, options, progress)?;
+        write_one(document, &made, (&folder, true), &device, options, progress)?;
         made.insert(name, folder);
     }
-    let merged = write_one(last, &made, out, false, options, progress)?;
+    let merged = write_one(last, &made, (out, false), &device, options, progress)?;
     if parts.exists() {
         std::fs::remove_dir_all(&parts).map_err(Error::io("remove", &parts))?;
     }
@@ -120,8 +122,8 @@ pub fn merge(
 fn write_one(
     config: &MergeConfig,
     made: &BTreeMap<String, PathBuf>,
-    out: &Path,
-    part: bool,
+    (out, part): (&Path, bool),
+    device: &Device,
     options: &MergeOptions,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Merged> {
@@ -138,9 +140,12 @@ fn write_one(
     // A part is in this merge's own folder: what it holds of an earlier configuration may go.
     output::claim(out, &fingerprint, options.overwrite || part)?;
     if config.learning.is_some() {
-        merged.learned = Some(dam::learn(&mut plan, config, out, &fingerprint, options, progress)?);
+        merged.learned = Some(dam::learn(&mut plan, config, out, &fingerprint, (device, options.seed), progress)?);
     }
-    write_shards(&plan, &shards, options, progress)?;
+    trim(&mut plan, config, options.memory)?;
+    // The processor does it without a copy, and in the same way for any number of cores.
+    let arithmetic = matches!(device, Device::Gpu(_)).then_some(device);
+    write_shards(&plan, &shards, options, arithmetic, progress)?;
     output::write_index(out, &shards)?;
     tokenizer::write(config, &plan.models, plan.donor, plan.vocabulary.as_ref(), out)?;
     write_text(&out.join("README.md"), &card(config, &plan, merged.learned.as_ref(), out))?;

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 pub struct Merged {
     /// The prefixes of the models' parameters.
     pub models: Vec<String>,
-    /// By parameter, how many coefficients each model has: the columns that it is cut into. A norm's weight is one row, so
-    /// that each element has its own coefficient; with 1 all of it has one.
+    /// By parameter, how many coefficients each model has: the columns that it is cut into. A norm's weight is one
+    /// row, so that each element has its own coefficient; with 1 all of it has one.
     pub columns: BTreeMap<String, usize>,
 }
 

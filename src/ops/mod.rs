@@ -13,6 +13,7 @@ mod buckets_grad;
 mod centre;
 pub mod cka;
 pub mod columns;
+pub mod combine;
 pub mod cross_entropy;
 pub mod dense_kl;
 pub mod divergence;
@@ -58,6 +59,7 @@ pub use buckets::{Buckets, buckets};
 pub use buckets_grad::add_bucket_grad;
 pub use cka::cka;
 pub use columns::columns;
+pub use combine::{Combination, Election, combine};
 pub use cross_entropy::{LossInto, Smoothing, cross_entropy, smoothed_cross_entropy};
 pub use dense_kl::{DenseTarget, dense_kl};
 pub use divergence::{Divergence, divergence};
@@ -116,6 +118,7 @@ pub fn shaders() -> Vec<Shader> {
         buckets::SHADER,
         buckets_grad::SHADER,
         columns::SHADER,
+        combine::SHADER,
         cross_entropy::SHADER,
         dense_kl::SHADER,
         divergence::SHADER,

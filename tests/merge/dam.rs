@@ -1,5 +1,5 @@
-//! Learned coefficients: what a merge by DAM writes, that it lowers what it says it lowers, that it goes on after a stop,
-//! and what it refuses.
+//! Learned coefficients: what a merge by DAM writes, that it lowers what it says it lowers, that it goes on after a
+//! stop, and what it refuses.
 
 use super::{difference, filled, open, run, run_with};
 use crate::common::{gpu_names, novel, recipe, small_config, small_model, small_tokenizer};
@@ -347,7 +347,8 @@ fn a_gpu_learns_what_the_cpu_learns() {
             }
         }
         // Adam's first steps are as long for a gradient of 1e-9 as for one of 1, and below a hundred-thousandth of the
-        // largest even its sign is rounding: so it is for about as small a share of the coefficients, whose root this is.
+        // largest even its sign is rounding: so it is for about as small a share of the coefficients, whose root this
+        // is.
         assert!((apart / moved).sqrt() < 1e-2, "{name}: {apart} of {moved}");
     }
 }

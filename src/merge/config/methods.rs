@@ -75,6 +75,8 @@ const INT8_MASK: ParameterSpec = global("int8_mask", Kind::Flag, 0.0);
 
 /// Whether weighted task vectors vote, as in mergekit, or all alike, as in the paper on TIES.
 const WEIGHTED_VOTE: ParameterSpec = global("weighted_vote", Kind::Flag, 1.0);
+/// Whether the largest values of a whole model are kept, as in the paper on TIES, or of each tensor, as in mergekit.
+const WHOLE_MODEL: ParameterSpec = global("trim_whole_model", Kind::Flag, 0.0);
 /// Whether `rescale` divides by the probability to be kept, as in the papers on DARE and DELLA, or keeps the L1 norm.
 const BY_DENSITY: ParameterSpec = global("rescale_by_density", Kind::Flag, 0.0);
 
@@ -125,7 +127,7 @@ pub(super) const METHODS: &[MethodSpec] = &[
         "ties",
         BaseRole::Required,
         (1, MANY),
-        &[WEIGHT, DENSITY, LAMBDA, normalize(true), rescale(false), WEIGHTED_VOTE, INT8_MASK],
+        &[WEIGHT, DENSITY, LAMBDA, normalize(true), rescale(false), WEIGHTED_VOTE, WHOLE_MODEL, INT8_MASK],
     ),
     spec(
         "dare_linear",
@@ -230,6 +232,7 @@ impl MethodSpec {
             "karcher" => Method::Karcher { max_iter: get("max_iter") as usize, tol: get("tol") },
             "passthrough" => Method::Passthrough,
             "task_arithmetic" => task(Sparsify::Nothing, false),
+            "ties" if flag("trim_whole_model") => task(Sparsify::OfModel, true),
             "ties" => task(Sparsify::Magnitude, true),
             "dare_linear" => task(Sparsify::Bernoulli, false),
             "dare_ties" => task(Sparsify::Bernoulli, true),
@@ -262,6 +265,8 @@ impl MethodSpec {
             gamma: or("gamma", default.gamma),
             epsilon: or("epsilon", default.epsilon),
             scale: or("scale", default.scale),
+            // Found out from the tensors.
+            threshold: default.threshold,
         }
     }
 }

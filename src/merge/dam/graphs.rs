@@ -73,8 +73,9 @@ pub(super) fn divergence(network: &Network, source: usize, shape: Shape, train: 
     Ok(g)
 }
 
-/// The regularisers' gradients, added to the coefficients'; `None` where there is none. Returns the values of every pair
-/// too: cosines, then overlaps, tensor by tensor. The factor of each is an external, [`SIMILARITY`] and [`OVERLAP`].
+/// The regularisers' gradients, added to the coefficients'; `None` where there is none. Returns the values of every
+/// pair too: cosines, then overlaps, tensor by tensor. The factor of each is an external, [`SIMILARITY`] and
+/// [`OVERLAP`].
 pub(super) fn regularisers(
     network: &Network,
     [similar, overlapping]: [bool; 2],

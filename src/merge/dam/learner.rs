@@ -62,7 +62,7 @@ impl<'a> Learner<'a> {
         plan: &Plan,
         learning: &'a Learning,
         seed: u64,
-        device: Device,
+        device: &Device,
     ) -> Result<Learner<'a>> {
         let texts = texts(network, learning, seed)?;
         let (batch, context) = (learning.per_device_train_batch_size, learning.sequence_length);
@@ -74,7 +74,7 @@ impl<'a> Learner<'a> {
         }
         let wanted = [learning.similarity > 0.0, learning.overlap > 0.0];
         let regularisers = graphs::regularisers(network, wanted)?.map(|(graph, _)| graph);
-        let mut store = Store::new(&device);
+        let mut store = Store::new(device);
         network.load(plan, &mut store, context)?;
         let group = Group { label: COEFFICIENTS.into(), params: network.coefficients(), decay: false, rate: 1.0 };
         let settings = Settings::adamw(0.9, 0.999, 1e-8, 0.0, learning.max_grad_norm);
@@ -85,7 +85,7 @@ impl<'a> Learner<'a> {
         }
         // All replays work in the same memory in turn.
         let plans = every.into_iter().map(GraphPlan::new).collect::<Result<Vec<_>>>()?;
-        let mut scratch = Runner::reserve(&device, &plans.iter().collect::<Vec<_>>())?;
+        let mut scratch = Runner::reserve(device, &plans.iter().collect::<Vec<_>>())?;
         let mut runners = Vec::new();
         for plan in plans {
             runners.push(Runner::new(plan, &store, &mut scratch)?);

@@ -14,7 +14,8 @@ mod tests;
 
 use super::config::MergeConfig;
 use super::plan::Plan;
-use super::run::{MergeOptions, Progress};
+use super::run::Progress;
+use crate::device::Device;
 use crate::{Error, Result};
 use learner::Learner;
 use network::Network;
@@ -37,8 +38,8 @@ pub struct Learned {
 pub struct Divergence {
     /// The model.
     pub model: String,
-    /// Held-out T^2 KL(model || merged) at temperature T, nats a token, of the plain average: before the first step. `None`
-    /// if nothing is held out.
+    /// Held-out T^2 KL(model || merged) at temperature T, nats a token, of the plain average: before the first step.
+    /// `None` if nothing is held out.
     pub before: Option<f64>,
     /// The same with the learned coefficients.
     pub after: Option<f64>,
@@ -57,7 +58,7 @@ pub(super) fn learn(
     config: &MergeConfig,
     out: &Path,
     fingerprint: &str,
-    options: &MergeOptions,
+    (device, seed): (&Device, u64),
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Learned> {
     let learning = config.learning.as_ref().ok_or_else(|| Error::internal("nothing to learn"))?;
@@ -65,8 +66,7 @@ pub(super) fn learn(
     let (coefficients, learned) = match saved::read(out, &network, fingerprint)? {
         Some(found) => found,
         None => {
-            let device = pollster::block_on(options.device.open())?;
-            let mut learner = Learner::new(&network, plan, learning, options.seed, device)?;
+            let mut learner = Learner::new(&network, plan, learning, seed, device)?;
             let learned = pollster::block_on(learner.run(out, progress))?;
             let coefficients = pollster::block_on(learner.coefficients())?;
             saved::write(out, &network, fingerprint, &coefficients, &learned)?;

@@ -57,8 +57,8 @@ pub(super) fn prefix(source: usize) -> String {
 impl Network {
     /// The network of a plan.
     ///
-    /// Errors if the architecture is none that can be run, a tensor is no parameter of it or the other way round, or the
-    /// models have networks or tokenizers that differ.
+    /// Errors if the architecture is none that can be run, a tensor is no parameter of it or the other way round, or
+    /// the models have networks or tokenizers that differ.
     pub fn of(plan: &Plan, config: &MergeConfig) -> Result<Network> {
         let learning = config.learning.as_ref().ok_or_else(|| Error::internal("nothing to learn"))?;
         let donor = &plan.models[plan.donor].folder;

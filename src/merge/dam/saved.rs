@@ -1,5 +1,5 @@
-//! Learned coefficients beside the model: what a merge that is stopped while it writes goes on with, and what a user can
-//! look at. A safetensors file with a tensor f32 [models, columns] for each parameter.
+//! Learned coefficients beside the model: what a merge that is stopped while it writes goes on with, and what a user
+//! can look at. A safetensors file with a tensor f32 [models, columns] for each parameter.
 
 use super::network::Network;
 use super::{Coefficients, Divergence, Learned};

@@ -91,10 +91,12 @@ fn values(g: &Graph, network: &Network) -> HashMap<String, Values> {
     let mut externals: Vec<_> = g.externals().map(|(name, t)| (name.to_owned(), t)).collect();
     externals.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, tensor) in externals {
-        let (middle, scale) = match () {
-            () if name.starts_with("grad:") => (0.0, 0.0),
-            () if name.ends_with(".coefficients") => (0.5, 0.1),
-            () => (0.0, 0.4),
+        let (middle, scale) = if name.starts_with("grad:") {
+            (0.0, 0.0)
+        } else if name.ends_with(".coefficients") {
+            (0.5, 0.1)
+        } else {
+            (0.0, 0.4)
         };
         let random = (0..tensor.shape.numel()).map(|_| middle + scale * random.normal()).collect();
         all.entry(name).or_insert(Values::F(random));

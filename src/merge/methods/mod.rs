@@ -11,6 +11,7 @@ mod gram;
 mod inputs;
 mod linear;
 mod model_stock;
+mod on_device;
 mod ram;
 mod sce;
 mod select;
@@ -20,6 +21,7 @@ mod sphere;
 mod task;
 
 pub use inputs::{Block, Inputs, Kernel, Read};
+pub(super) use select::{find, magnitudes};
 pub use sparsify::Sparsify;
 pub use task::{Rescale, Task, Vote};
 
@@ -110,12 +112,14 @@ pub struct PerModel {
     pub epsilon: f64,
     /// Passthrough's factor.
     pub scale: f64,
+    /// The least magnitude of a task-vector value that is kept where a whole model is trimmed.
+    pub threshold: f32,
 }
 
 impl Default for PerModel {
     /// What mergekit takes for what is not said.
     fn default() -> PerModel {
-        PerModel { weight: 1.0, density: 1.0, gamma: 0.01, epsilon: 0.15, scale: 1.0 }
+        PerModel { weight: 1.0, density: 1.0, gamma: 0.01, epsilon: 0.15, scale: 1.0, threshold: 0.0 }
     }
 }
 

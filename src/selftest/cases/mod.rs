@@ -4,6 +4,7 @@ mod activation;
 mod adamw;
 mod attention;
 mod columns;
+mod combine;
 mod divergences;
 mod embedding;
 mod grad_norm;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Case> {
         adamw::cases(),
         attention::cases(),
         columns::cases(),
+        combine::cases(),
         divergences::cases(),
         embedding::cases(),
         grad_norm::cases(),
