@@ -19,6 +19,7 @@ pub fn supported() -> bool {
 /// C = A * B, or C += A * B if `accumulate`, as [`super::gemm::gemm`] does it, with rounded factors. Rows of C are
 /// contiguous. Panics where the processor does not support it ([`supported`]), or if a matrix reaches past its slice.
 #[allow(clippy::too_many_arguments)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
 pub fn gemm(
     (m, k, n): (usize, usize, usize),
     c: &mut [f32],

@@ -4,7 +4,7 @@ use super::shader;
 use crate::Result;
 use crate::device::{Bind, Caps, Dispatch, Real, Shader, grid};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Tensor, Twin};
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 
 pub(crate) const SHADER: Shader = shader!("combine");
 /// Values one rayon task handles.
@@ -109,7 +109,7 @@ impl Twin for Combine {
             }
             let least = if election == Election::Nothing { LEAST } else { f64::from(f32::MIN_POSITIVE) };
             if normalize && divisor.abs() >= F::of(least) {
-                sum = sum / divisor;
+                sum /= divisor;
             }
             b + F::of(f64::from(lambda)) * sum
         };

@@ -143,7 +143,7 @@ impl<'a> Learner<'a> {
             let loss = self.advance().await?;
             let stage = Stage::Learning { loss };
             let stop = progress(Progress { stage, done: self.step, total }).is_break();
-            if stop || (self.step % self.learning.save_steps == 0 && self.step < total) {
+            if stop || (self.step.is_multiple_of(self.learning.save_steps) && self.step < total) {
                 self.save(&folder, &before).await?;
             }
             if stop {
