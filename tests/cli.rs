@@ -1,6 +1,7 @@
 //! The command as a user types it: help, misuse, reports, and what the exit code and stderr say.
 #![cfg(feature = "cli")]
 
+use potstill::device::Precision;
 use potstill::shards::{
     CONTEXT_START, DOCUMENT_START, LogProbType, Record, Records, RowBatch, SetSpec, Teacher, VALID, Writer,
 };
@@ -172,6 +173,7 @@ fn write_set(dir: &Path) {
         entropy: false,
         tail_mass: Default::default(),
         source: None,
+        precision: Precision::F32,
     };
     let half = 0.5f32.ln();
     let batch = RowBatch {

@@ -4,7 +4,7 @@
 use crate::common::{Golden, golden, gpus, recipe, relative_error};
 use potstill::data::packing::{Batch, IGNORE};
 use potstill::data::tokens::NO_ROUTE;
-use potstill::device::Device;
+use potstill::device::{Device, Precision};
 use potstill::distill::Recipe;
 use potstill::distill::batch::{write_training_batch, write_weights};
 use potstill::distill::recipe::LossFunction;
@@ -104,6 +104,7 @@ fn check(device: &Device, name: &str, lora: &str, recompute: bool) {
         batch: 2,
         context: 24,
         recompute,
+        precision: Precision::F32,
         losses,
     };
     let graph = spec.training(device.caps()).unwrap();

@@ -4,7 +4,7 @@
 #![cfg(target_os = "linux")]
 
 use crate::common::{novel, recipe, small_config, small_model};
-use potstill::device::Device;
+use potstill::device::{Device, Precision};
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::setup::{Measured, Setup, plan_memory};
 use potstill::distill::step::StepSpec;
@@ -153,8 +153,9 @@ fn a_run_that_cannot_fit_is_refused_with_a_batch_that_can() {
     let student = models::from_config(Path::new("config"), &small_config(256, LAYERS)).unwrap();
     let losses = large(dir.path(), 1, "").loss_functions;
     let (trained, teachers, vocabulary, context) = (Trained::default(), Vec::new(), 340, 128);
-    let (shared, recompute) = (false, true);
-    let spec = StepSpec { student, trained, teachers, shared, vocabulary, batch, context, recompute, losses };
+    let (shared, recompute, precision) = (false, true, Precision::F32);
+    let spec =
+        StepSpec { student, trained, teachers, shared, vocabulary, batch, context, recompute, precision, losses };
     let needed =
         plan_memory(&spec, &Settings::adamw(0.9, 0.999, 1e-8, 0.0, 1.0), Device::cpu().caps(), Measured::Nothing)
             .unwrap()

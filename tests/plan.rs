@@ -2,7 +2,7 @@
 //! their order or of the memory's layout shows in the diff. `POTSTILL_UPDATE=1` writes it anew.
 
 use crate::common::golden;
-use potstill::device::Caps;
+use potstill::device::{Caps, Precision};
 use potstill::distill::recipe::LossFunction;
 use potstill::distill::step::StepSpec;
 use potstill::distill::trained::Trained;
@@ -16,8 +16,9 @@ fn plan(context: usize, recompute: bool) -> Plan {
     let student = models::from_config(&golden("gqa_untied"), &config).unwrap();
     let vocabulary = student.config.vocab_size;
     let losses = vec![LossFunction::cross_entropy(1.0)];
-    let (trained, teachers, shared) = (Trained::default(), Vec::new(), false);
-    let spec = StepSpec { student, trained, teachers, shared, vocabulary, batch: 1, context, recompute, losses };
+    let (trained, teachers, shared, precision) = (Trained::default(), Vec::new(), false, Precision::F32);
+    let spec =
+        StepSpec { student, trained, teachers, shared, vocabulary, batch: 1, context, recompute, precision, losses };
     Plan::new(&spec.training(&Caps::webgpu()).unwrap()).unwrap()
 }
 

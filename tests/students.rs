@@ -2,7 +2,7 @@
 
 use crate::common::{novel, recipe, small_config, small_model};
 use potstill::Error;
-use potstill::device::Device;
+use potstill::device::{Device, Precision};
 use potstill::distill::setup::{Measured, Setup, plan_memory};
 use potstill::distill::step::StepSpec;
 use potstill::distill::trained::Trained;
@@ -135,6 +135,7 @@ fn only_what_is_trained_costs_work_and_memory() {
             batch: 2,
             context: 24,
             recompute: false,
+            precision: Precision::F32,
             losses: with("seed: 1").loss_functions,
         };
         let settings = with("seed: 1").training_args.optimiser();

@@ -7,7 +7,7 @@ mod generate;
 mod inspect;
 mod train;
 
-pub use capture::{CaptureArgs, KindArg, SplitArg, StateArg};
+pub use capture::{CaptureArgs, KindArg, PrecisionArg, SplitArg, StateArg};
 #[cfg(feature = "parquet")]
 pub use convert::{ConvertArgs, ToArg, ValuesArg};
 pub use generate::{GenerateArgs, ScoreArgs};

@@ -1,11 +1,12 @@
 //! `potstill capture`: a teacher's distributions into a shard set.
 
-use super::args::{CaptureArgs, Cli, KindArg, SplitArg, StateArg};
+use super::args::{CaptureArgs, Cli, KindArg, PrecisionArg, SplitArg, StateArg};
 use super::human::{bytes, count};
 use super::progress::{Meter, say};
 use super::{interrupt, open_model};
 use crate::data::documents::Split;
 use crate::data::tokens::Corpus;
+use crate::device::Precision;
 use crate::distill::CaptureOptions;
 use crate::distill::capture::Progress;
 use crate::distill::corpus::{CorpusOptions, read_corpus};
@@ -87,6 +88,10 @@ fn options(args: &CaptureArgs) -> CaptureOptions {
         temperatures: args.temperatures.clone(),
         sequence_length: args.sequence_length,
         batch_size: args.batch_size,
+        precision: match args.precision {
+            PrecisionArg::F32 => Precision::F32,
+            PrecisionArg::Bf16 => Precision::Bf16,
+        },
         ..CaptureOptions::default()
     }
 }

@@ -3,8 +3,9 @@
 use super::human;
 use super::interrupt;
 use super::output::print;
-use super::progress::Meter;
-use crate::merge::{MergeConfig, MergeOptions, merge};
+use super::progress::{Meter, say};
+use crate::device::Choice;
+use crate::merge::{Learned, MergeConfig, MergeOptions, Stage, merge};
 use crate::{Error, Result};
 use clap::Args;
 use std::path::PathBuf;
@@ -44,9 +45,15 @@ pub struct MergeArgs {
     #[arg(long, value_name = "BYTES", default_value = "2GiB", value_parser = size)]
     pub memory: u64,
 
-    /// Seed of the random masks of dare_* and della*
+    /// Seed of the random masks of dare_* and della*, and of the order of dam's text
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
+
+    /// Where the arithmetic is done and dam learns: cpu, auto, gpu, gpu:NAME
+    ///
+    /// Merging by arithmetic is limited by the disk: a GPU is for dam.
+    #[arg(long, default_value = "cpu")]
+    pub device: Choice,
 }
 
 /// `5GB`, `512MiB`, `1000000`.
@@ -71,21 +78,44 @@ fn size(text: &str) -> std::result::Result<u64, String> {
     }
 }
 
+/// Says how far the merged model is from those it was made of.
+fn tell(learned: &Learned) {
+    for model in &learned.models {
+        if let (Some(before), Some(after)) = (model.before, model.after) {
+            let from = format!("divergence from {} on its held-out text", model.model);
+            say(&format!("{from}: {after:.4} nats a token, of the plain average {before:.4}"));
+        }
+    }
+}
+
 pub(super) fn run(args: &MergeArgs) -> Result<()> {
     interrupt::listen();
     if args.output.exists() && !args.output.is_dir() {
         return Error::file(&args.output).expected("a folder").found("a file").err();
     }
     let documents = MergeConfig::load(&args.config)?;
-    let options =
-        MergeOptions { overwrite: args.overwrite, shard_size: args.shard_size, memory: args.memory, seed: args.seed };
-    let mut meter: Option<(u64, Meter)> = None;
+    let options = MergeOptions {
+        overwrite: args.overwrite,
+        shard_size: args.shard_size,
+        memory: args.memory,
+        seed: args.seed,
+        device: args.device.clone(),
+    };
+    let mut meter: Option<((&str, u64), Meter)> = None;
     let merged = merge(&documents, &args.output, &options, &mut |progress| {
-        // Each document has its own total, and its own bar.
-        if meter.as_ref().is_none_or(|(total, _)| *total != progress.total) {
-            meter = Some((progress.total, Meter::new("merge", "bytes", 0, Some(progress.total))));
+        let (what, unit, begun) = match progress.stage {
+            Stage::Learning { .. } => ("learn", "steps", progress.done - 1),
+            Stage::Writing => ("merge", "bytes", 0),
+        };
+        // Each stage of each document has its own total, and its own bar.
+        if meter.as_ref().is_none_or(|(of, _)| *of != (what, progress.total)) {
+            meter.take().into_iter().for_each(|(_, meter)| meter.finish());
+            meter = Some(((what, progress.total), Meter::new(what, unit, begun, Some(progress.total))));
         }
         if let Some((_, meter)) = &mut meter {
+            if let Stage::Learning { loss } = progress.stage {
+                meter.note(format!("divergence {loss:.4}"));
+            }
             meter.set(progress.done);
         }
         interrupt::flow()
@@ -93,6 +123,7 @@ pub(super) fn run(args: &MergeArgs) -> Result<()> {
     if let Some((_, meter)) = meter {
         meter.finish();
     }
+    merged.learned.iter().for_each(tell);
     let files = if merged.files == 1 { "one file".to_string() } else { format!("{} files", merged.files) };
     print(&format!(
         "{}: {} tensors, {} parameters, {} in {files}\n",

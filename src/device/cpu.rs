@@ -1,6 +1,6 @@
 //! The CPU as a device: buffers are vectors of 32-bit words, work runs in all of the machine's threads.
 
-use super::{Caps, Ledger, Memory};
+use super::{Caps, Ledger, Memory, bf16};
 use crate::platform::parallel::current_num_threads;
 use crate::{Error, Result};
 use std::sync::{Arc, RwLock};
@@ -13,7 +13,8 @@ pub struct Cpu {
 
 impl Default for Cpu {
     fn default() -> Self {
-        let unlimited = Caps { max_binding: u64::MAX, max_buffer: u64::MAX, ..Caps::webgpu() };
+        let bf16 = bf16::supported();
+        let unlimited = Caps { max_binding: u64::MAX, max_buffer: u64::MAX, bf16, ..Caps::webgpu() };
         Cpu { caps: unlimited, ledger: Ledger::default() }
     }
 }

@@ -15,7 +15,7 @@ pub struct Layout {
 
 impl Layout {
     /// Whether an m x n matrix of this layout lies inside a slice of `len` elements.
-    fn fits(&self, m: usize, n: usize, len: usize) -> bool {
+    pub(super) fn fits(&self, m: usize, n: usize, len: usize) -> bool {
         m == 0 || n == 0 || self.offset + (m - 1) * self.row + (n - 1) * self.col < len
     }
 }

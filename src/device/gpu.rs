@@ -12,6 +12,7 @@ use crate::{Error, Result};
 use oneshot::oneshot;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Bytes between the uniform blocks of two dispatches: WebGPU's default offset alignment.
@@ -139,6 +140,7 @@ impl Gpu {
             max_workgroups: limits.max_compute_workgroups_per_dimension,
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
+            bf16: false,
             f16: features.contains(wgpu::Features::SHADER_F16),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             software: summary.kind == Kind::Software,
@@ -167,7 +169,7 @@ impl Gpu {
         made.map(Raw).map_err(|error| {
             Error::device(
                 format!("no memory for `{label}` ({bytes} bytes): {error}"),
-                "use a smaller batch or sequence length, `activation_checkpointing: true`, or `--device cpu`",
+                "use a smaller batch or sequence length, `gradient_checkpointing: true`, or `--device cpu`",
             )
         })
     }
@@ -242,6 +244,9 @@ impl Gpu {
         self.make_room()?;
         recorded.calibrate();
         let start = host::seconds();
+        let counters = &self.ledger;
+        counters.dispatches.fetch_add(recorded.launches.len() as u64, Relaxed);
+        counters.submissions.fetch_add(recorded.submissions.len() as u64, Relaxed);
         let mut last = None;
         for range in &recorded.submissions {
             let mut encoder = self.device.create_command_encoder(&Default::default());
@@ -256,6 +261,7 @@ impl Gpu {
             }
             last = Some(self.queue.submit([encoder.finish()]));
         }
+        counters.submit_micros.fetch_add(((host::seconds() - start) * 1e6) as u64, Relaxed);
         if recorded.rate.get().is_none() {
             let work = recorded.launches.iter().map(|l| l.work).sum();
             let timed = host::time(&self.device, &self.queue, start, work, &recorded.rate);

@@ -3,6 +3,7 @@
 
 #[cfg(any(target_family = "wasm", test))]
 pub(crate) mod bare;
+mod bf16;
 mod caps;
 pub mod cpu;
 mod fast;
@@ -11,15 +12,18 @@ mod gpu;
 mod kernel;
 pub mod real;
 mod select;
+mod usage;
 
-pub use caps::Caps;
+pub use caps::{Caps, Precision};
 pub use gpu::{Gpu, Recorded};
 pub use kernel::{Bind, Dispatch, Launch, Shader, grid};
 pub use real::Real;
 pub use select::{AdapterSummary, Choice, adapters};
+pub(crate) use usage::Ledger;
+pub use usage::Usage;
 
 use crate::{Error, Result};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, RwLock};
 
 /// A place to run: the CPU or one GPU.
@@ -30,9 +34,6 @@ pub enum Device {
     /// The ops' WGSL kernels.
     Gpu(Arc<Gpu>),
 }
-
-/// Bytes allocated on a device at this moment; shared by the device and its buffers.
-pub(crate) type Ledger = Arc<AtomicU64>;
 
 /// One allocation on a device. Cloning shares it; the memory goes back with the last clone.
 #[derive(Clone)]
@@ -56,7 +57,7 @@ struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.ledger.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.ledger.free(self.bytes);
     }
 }
 
@@ -110,9 +111,25 @@ impl Device {
         }
     }
 
+    /// Refuses a precision that this device has no instructions for. `what` names whoever asks for it.
+    pub fn check_precision(&self, precision: Precision, what: &str) -> Result<()> {
+        if precision.is_f32() || self.caps().bf16 {
+            return Ok(());
+        }
+        let expected =
+            "a device with bfloat16 products: a CPU with AVX512-BF16 (AMD since Zen 4, Intel since Cooper Lake)";
+        let complaint = Error::at(what).expected(expected).found(self.name());
+        complaint.help("leave it out: products are then f32").err()
+    }
+
     /// Bytes allocated on this device now.
     pub fn allocated(&self) -> u64 {
-        self.ledger().load(Ordering::Relaxed)
+        self.usage().allocated
+    }
+
+    /// What this device was made to do so far.
+    pub fn usage(&self) -> Usage {
+        self.ledger().usage()
     }
 
     /// Whether the device is gone (a driver's crash or reset, a browser's eviction): whoever has state on it opens
@@ -149,7 +166,7 @@ impl Device {
             Device::Gpu(gpu) => Memory::Gpu(gpu.alloc(label, bytes)?),
         };
         let ledger = self.ledger().clone();
-        ledger.fetch_add(bytes, Ordering::Relaxed);
+        ledger.allocate(bytes);
         Ok(Buffer { memory, bytes, _lease: Arc::new(Lease { ledger, bytes }) })
     }
 
@@ -158,6 +175,7 @@ impl Device {
         if bytes.len() as u64 > slice.bytes || !bytes.len().is_multiple_of(4) {
             return Err(Error::internal(format!("writing {} bytes into a slice of {}", bytes.len(), slice.bytes)));
         }
+        self.ledger().uploaded.fetch_add(bytes.len() as u64, Relaxed);
         match (self, &slice.buffer.memory) {
             (Device::Cpu(_), Memory::Cpu(words)) => cpu::write(words, slice.offset, bytes),
             (Device::Gpu(gpu), Memory::Gpu(raw)) => gpu.write(raw, slice.offset, bytes),
@@ -194,6 +212,7 @@ impl Device {
     /// Reads a slice back as words. With [`Device::catch_up`] the asynchronous edge: in a browser
     /// nothing else waits.
     pub async fn read_u32(&self, slice: &Slice) -> Result<Vec<u32>> {
+        self.ledger().read_back.fetch_add(slice.bytes, Relaxed);
         match (self, &slice.buffer.memory) {
             (Device::Cpu(_), Memory::Cpu(words)) => cpu::read(words, slice.offset, slice.bytes),
             (Device::Gpu(gpu), Memory::Gpu(raw)) => gpu.read(raw, slice.offset, slice.bytes).await,

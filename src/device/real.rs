@@ -1,6 +1,8 @@
 //! The number types of the CPU twins, f32 to work and f64 as the oracle, with the few loops that must be fast.
 
+use super::bf16;
 use super::fast::*;
+use super::gemm::{Layout, gemm};
 use std::fmt::{Debug, Display};
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
@@ -89,6 +91,21 @@ pub trait Real:
     /// Sum of a[i] * b[i].
     fn dot(a: &[Self], b: &[Self]) -> Self {
         a.iter().zip(b).fold(Self::ZERO, |sum, (&x, &y)| sum + x * y)
+    }
+    /// [`gemm`] with factors rounded to bfloat16, where `C`'s rows are contiguous; f64, the oracle, does not round.
+    #[allow(clippy::too_many_arguments)]
+    fn gemm_bf16(
+        size: (usize, usize, usize),
+        c: &mut [Self],
+        lc: Layout,
+        accumulate: bool,
+        a: &[Self],
+        la: Layout,
+        b: &[Self],
+        lb: Layout,
+        parallel: bool,
+    ) {
+        gemm(size, c, lc, accumulate, a, la, b, lb, parallel);
     }
     /// y[i] += a * x[i].
     fn axpy(y: &mut [Self], a: Self, x: &[Self]) {
@@ -180,6 +197,19 @@ impl Real for f32 {
     }
     fn dot(a: &[f32], b: &[f32]) -> f32 {
         dot_f32(a, b)
+    }
+    fn gemm_bf16(
+        size: (usize, usize, usize),
+        c: &mut [f32],
+        lc: Layout,
+        accumulate: bool,
+        a: &[f32],
+        la: Layout,
+        b: &[f32],
+        lb: Layout,
+        parallel: bool,
+    ) {
+        bf16::gemm(size, c, lc, accumulate, a, la, b, lb, parallel);
     }
     fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
         axpy_f32(y, a, x);

@@ -6,7 +6,7 @@ use super::memory::{self, Memory};
 use super::step::provide;
 use crate::data::packing::{Batch, Cursor, IGNORE, PADDING, Packer};
 use crate::data::tokens::Corpus;
-use crate::device::Device;
+use crate::device::{Device, Precision};
 use crate::formats::{ModelFolder, Tokenizer};
 use crate::graph::{DType, Graph, Plan, Runner, Store};
 use crate::losses::{self, Capture, Head, capture_head, chunk_rows};
@@ -37,6 +37,8 @@ pub struct CaptureOptions {
     pub batch_size: usize,
     /// Rows of a shard: what a kill can cost at most.
     pub rows_per_shard: u32,
+    /// How the teacher's products treat their factors; the set says so.
+    pub precision: Precision,
 }
 
 impl Default for CaptureOptions {
@@ -47,6 +49,7 @@ impl Default for CaptureOptions {
             sequence_length: 512,
             batch_size: 2,
             rows_per_shard: DEFAULT_ROWS_PER_SHARD,
+            precision: Precision::F32,
         }
     }
 }
@@ -98,6 +101,7 @@ pub fn capture(
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Manifest> {
     options.check()?;
+    device.check_precision(options.precision, "capture's `precision`")?;
     let tokenizer = teacher.tokenizer()?;
     let decoder = models::from_config(teacher.path(), &teacher.config)?;
     let record = capture_states::complete(&options.record, &decoder.config)?;
@@ -148,6 +152,7 @@ fn set_spec(
         entropy: !hidden,
         tail_mass: TailMass::Captured,
         source: None,
+        precision: options.precision,
     }
 }
 
@@ -200,6 +205,7 @@ impl Recorder {
     ) -> Result<Recorder> {
         let n = options.sequence_length * options.batch_size;
         let mut g = Graph::new();
+        g.set_precision(options.precision);
         let batch = BatchInputs::declare(&mut g, "capture", n, options.sequence_length, false);
         let params = Params::frozen("");
         let traced = decoder.forward_traced(&mut g, &params, &batch, false, &capture_states::taps(&options.record))?;

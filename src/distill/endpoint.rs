@@ -18,6 +18,7 @@ pub use dialect::Dialect;
 
 use super::capture::Progress;
 use crate::data::tokens::Corpus;
+use crate::device::Precision;
 use crate::formats::Tokenizer;
 use crate::shards::spec::{DEFAULT_K, DEFAULT_ROWS_PER_SHARD, Source, TailMass, UNKNOWN_DIGEST};
 use crate::shards::{
@@ -170,6 +171,8 @@ fn set_spec(tokenizer: &Tokenizer, corpus: &Corpus, options: &EndpointOptions, d
         entropy: false,
         tail_mass: TailMass::Derived,
         source: Some(Source::Endpoint { dialect: dialect.name().to_string() }),
+        // The server's own affair.
+        precision: Precision::F32,
     }
 }
 

@@ -199,6 +199,9 @@ pub struct TrainingArgs {
     /// Recompute activations in the backward pass instead of keeping them: less memory, about a third more work.
     /// Default false.
     pub gradient_checkpointing: bool,
+    /// Round the factors of the training step's matrix products to bfloat16, as transformers' mixed precision does; sums,
+    /// weights, gradients and moments stay f32. Default false.
+    pub bf16: bool,
     /// How the student's weights are stored at the end; default `float32`.
     pub save_dtype: SaveDtype,
 }

@@ -75,6 +75,7 @@ impl Setup {
             let help = "name a model folder, GGUF file or hub id there: the teacher's";
             Error::at("the recipe's `model.tokenizer`").expected("whose tokenizer to use").found("nothing").help(help)
         })?;
+        device.check_precision(recipe.training_args.precision(), "the recipe's `training_args.bf16`")?;
         let tokenizer = open_tokenizer(&source)?;
         let origin = Origin::open(&recipe.model)?;
         check_vocabulary(&tokenizer, &origin.decoder, &format!("the student, {}", origin.lineage))?;
@@ -106,6 +107,7 @@ impl Setup {
             batch: recipe.training_args.per_device_train_batch_size,
             context: recipe.sequence_length,
             recompute: recipe.training_args.gradient_checkpointing,
+            precision: recipe.training_args.precision(),
             losses: recipe.loss_functions.clone(),
         };
         let settings = recipe.training_args.optimiser();

@@ -10,6 +10,7 @@ pub use teacher::{StepTeacher, TeacherInput, teacher_prefix};
 use super::recipe::LossFunction;
 use super::trained::Trained;
 use crate::Result;
+use crate::device::Precision;
 use crate::graph::{DType, Graph, Shape, Store, Tensor};
 use crate::losses::Head;
 use crate::models::Decoder;
@@ -40,6 +41,8 @@ pub struct StepSpec {
     pub context: usize,
     /// Recompute activations.
     pub recompute: bool,
+    /// How the training graph's products treat their factors; what is measured is measured in f32.
+    pub precision: Precision,
     /// The losses.
     pub losses: Vec<LossFunction>,
 }

@@ -36,6 +36,8 @@ pub use dtype::{Dtype, Quant};
 pub use files::{Bytes, claim_output_dir, read_json, read_json_if_present, write_atomically, write_json, write_text};
 pub use gguf::{GgufHeader, GgufTensor, MetaValue};
 pub use model_folder::{ModelFolder, write_configs};
+#[cfg(all(feature = "spectrum", not(target_family = "wasm")))]
+pub(crate) use peft::HEAD;
 pub use peft::{Adapter, AdapterConfig, write_adapter};
 pub use safetensors_file::{TensorSpec, write_safetensors};
 pub use tensors::Tensors;

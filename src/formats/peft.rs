@@ -32,6 +32,9 @@ const UNKNOWN: [&str; 12] = [
     "alora_invocation_tokens",
 ];
 
+/// The head's name in transformers.
+pub(crate) const HEAD: &str = "lm_head";
+
 /// What `adapter_config.json` says, under PEFT's names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterConfig {
@@ -164,7 +167,8 @@ impl Adapter {
         format!("{PREFIX}{name}")
     }
 
-    /// The adapted modules and the parameters stored whole.
+    /// The adapted modules and the parameters stored whole. The copy of a whole embedding that PEFT stores for a head that
+    /// follows it is none of them.
     ///
     /// Errors name a tensor that is neither.
     pub fn contents(&self) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
@@ -179,6 +183,10 @@ impl Adapter {
                 Some(module) => _ = modules.insert(module.to_owned()),
                 None => _ = whole.insert(own.to_owned()),
             }
+        }
+        let named = |module: &String| module == HEAD || module.ends_with(&format!(".{HEAD}"));
+        if self.config.ensure_weight_tying && !self.config.modules_to_save.iter().any(named) {
+            whole.remove(&format!("{HEAD}.weight"));
         }
         Ok((modules, whole))
     }

@@ -18,6 +18,7 @@ pub use runner::Runner;
 pub use store::{ARENA_ALIGN, Store};
 pub use tensor::{DType, Shape, Tensor};
 
+use crate::device::Precision;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct Graph {
     /// Recomputed tensor -> the original it stands for.
     originals: HashMap<u32, u32>,
     outputs: BTreeMap<String, Tensor>,
+    /// Of the matrix products that are recorded from now on.
+    precision: Precision,
 }
 
 struct Info {
@@ -65,6 +68,16 @@ impl Graph {
     /// An empty graph.
     pub fn new() -> Graph {
         Graph::default()
+    }
+
+    /// How matrix products recorded from now on treat their factors; f32 unless told.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    /// What [`Graph::set_precision`] was last told.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// A tensor whose memory the caller supplies under `name` when the plan is bound to a device. Asking again

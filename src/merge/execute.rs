@@ -1,18 +1,19 @@
 //! The work of a merge: a few tensors at a time, each to its place in its file, so that one is computed while another is
 //! written.
 
-use super::methods::{Inputs, Read, random_key};
-use super::model::Reader;
+use super::methods::random_key;
 use super::output::Shard;
-use super::plan::{Piece, Plan, Planned};
-use super::run::{MergeOptions, Progress};
+use super::plan::{Plan, Planned};
+use super::reading::Reading;
+use super::run::{MergeOptions, Progress, Stage};
+use crate::device::Device;
 use crate::formats::{Draft, Dtype};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -20,22 +21,24 @@ use std::thread;
 /// Tensors in the making. Each one's values are computed on all cores; more of them hide the time of writing.
 const IN_FLIGHT: usize = 3;
 
-/// Writes every file that is not there yet.
+/// Writes every file that is not there yet, with the arithmetic on `device` where it can do it.
 ///
 /// Errors are those of the first tensor that fails; [`Error::Cancelled`] when `progress` breaks.
 pub(super) fn write_shards(
     plan: &Plan,
     shards: &[Shard],
     options: &MergeOptions,
+    device: Option<&Device>,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<()> {
     let total = shards.iter().map(|shard| shard.bytes).sum();
     let mut done = shards.iter().filter(|shard| shard.path.is_file()).map(|shard| shard.bytes).sum();
-    let stop = AtomicBool::new(progress(Progress { done, total }).is_break());
+    let stop = AtomicBool::new(progress(Progress { stage: Stage::Writing, done, total }).is_break());
     let tensors = plan.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
     let left = shards.iter().filter(|shard| !shard.path.is_file());
     let queue = Mutex::new(Queue { left: Box::new(left), current: None, next: 0, count: 0 });
-    let work = Work { plan, options, tensors, queue, stop, touched: AtomicU64::new(0) };
+    let reading = Reading::new(plan, options.memory);
+    let work = Work { options, tensors, queue, stop, reading, device: device.cloned() };
     let failed = thread::scope(|scope| {
         let (sender, receiver) = channel();
         let start = |_| {
@@ -46,7 +49,7 @@ pub(super) fn write_shards(
         drop(sender);
         for bytes in receiver {
             done += bytes;
-            if progress(Progress { done, total }).is_break() {
+            if progress(Progress { stage: Stage::Writing, done, total }).is_break() {
                 work.stop.store(true, Ordering::Relaxed);
             }
         }
@@ -68,14 +71,14 @@ pub(super) fn write_shards(
 const SYNCED_FROM: u64 = 8 << 20;
 
 struct Work<'a> {
-    plan: &'a Plan,
     options: &'a MergeOptions,
     tensors: BTreeMap<&'a str, &'a Planned>,
     queue: Mutex<Queue<'a>>,
     /// Somebody failed, or the user wants no more.
     stop: AtomicBool,
-    /// Bytes of mapped files read since their pages were let go.
-    touched: AtomicU64,
+    reading: Reading<'a>,
+    /// What does the arithmetic; `None` is the processor.
+    device: Option<Device>,
 }
 
 /// What is still to do.
@@ -178,93 +181,13 @@ impl Work<'_> {
     }
 
     fn tensor(&self, tensor: &Planned, put: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let (plan, limit) = (self.plan, self.options.memory / 4);
-        let touched = &self.touched;
-        // Called by all threads; letting go of pages that another thread reads only makes it fetch them again.
-        let touch = |bytes: usize| {
-            let bytes = bytes as u64;
-            if touched.fetch_add(bytes, Ordering::Relaxed) + bytes > limit {
-                touched.store(0, Ordering::Relaxed);
-                plan.models.iter().for_each(|model| model.folder.tensors.release());
-            }
-        };
-        // Blocks of several models are read in turn, which looks like no order to the system.
-        for piece in tensor.base.iter().chain(&tensor.models) {
-            plan.models[piece.model].folder.tensors.prefetch(&piece.stored);
-        }
-        let sources = Sources::new(plan, tensor)?;
-        let (sources, touch) = (&sources, &touch);
-        let read = |piece: &Piece| {
-            let (reader, model) = (sources.of(piece)?, piece.model);
-            let table = sources.tables.get(&model);
-            let padding = table.map_or(&[][..], |table| table.as_slice());
-            let columns = tensor.shape.get(1..).map_or(1, |rest| rest.iter().product::<usize>()).max(1);
-            let width = plan.models[model].folder.tensors.dtype(&piece.stored)?.block().map_or(4, |(_, width)| width);
-            Ok(move |start: usize, out: &mut [f32]| {
-                touch(out.len() * width.min(4));
-                match (&plan.vocabulary, tensor.by_token) {
-                    (Some(vocabulary), true) => vocabulary.read(model, &sources.readers, columns, padding, start, out),
-                    _ => reader.read(start, out),
-                }
-            })
-        };
-        let base = tensor.base.as_ref().map(&read).transpose()?;
-        let models = tensor.models.iter().map(&read).collect::<Result<Vec<_>>>()?;
-        let inputs = Inputs {
-            shape: &tensor.shape,
-            base: base.as_ref().map(|read| read as &Read),
-            models: models.iter().map(|read| read as &Read).collect(),
-        };
-        let key = random_key(self.options.seed, &tensor.name);
-        let kernel = tensor.method.prepare(&inputs, &tensor.settings, key)?;
-        let band = (self.options.memory / 256).clamp(1 << 16, 1 << 22) as usize;
-        let finish = |start: usize, values: &[f32]| encode(tensor, start, values);
-        inputs.compute(&kernel, band, finish, |parts, _| parts.iter().try_for_each(|part| put(part)))
-    }
-}
-
-/// The tensors of all models that a tensor is made from.
-struct Sources<'p> {
-    readers: Vec<Reader<'p>>,
-    /// Which reader is that of a piece.
-    pieces: Vec<Piece>,
-    /// By model, the row that fills up its vocabulary.
-    tables: BTreeMap<usize, Vec<f32>>,
-}
-
-impl<'p> Sources<'p> {
-    fn new(plan: &'p Plan, tensor: &'p Planned) -> Result<Sources<'p>> {
-        let own: Vec<&Piece> = tensor.base.iter().chain(&tensor.models).collect();
-        let mut sources = Sources { readers: Vec::new(), pieces: Vec::new(), tables: BTreeMap::new() };
-        let (Some(vocabulary), true) = (&plan.vocabulary, tensor.by_token) else {
-            for piece in own {
-                sources.readers.push(plan.models[piece.model].reader(&piece.stored)?);
-                sources.pieces.push(piece.clone());
-            }
-            return Ok(sources);
-        };
-        // A token that a model lacks may come from any other.
-        let name = own.first().map_or("", |piece| piece.name.as_str());
-        for (i, model) in plan.models.iter().enumerate() {
-            let stored = model.stored_or_tied(name).ok_or_else(|| {
-                let complaint = model.reference.complaint().expected(format!("a tensor `{name}`"));
-                complaint.found("none").error()
-            })?;
-            let reader = model.reader(stored)?;
-            let shape = model.shape(stored)?;
-            let columns = shape.get(1..).map_or(1, |rest| rest.iter().product::<usize>());
-            let count = shape.first().copied().unwrap_or(0);
-            sources.tables.insert(i, vocabulary.padding(i, &reader, count, columns)?);
-            sources.readers.push(reader);
-            sources.pieces.push(Piece { model: i, name: name.to_string(), stored: stored.to_string() });
-        }
-        Ok(sources)
-    }
-
-    fn of(&self, piece: &Piece) -> Result<&Reader<'p>> {
-        let same = |own: &Piece| own.model == piece.model && own.stored == piece.stored;
-        let index = self.pieces.iter().position(same);
-        index.and_then(|i| self.readers.get(i)).ok_or_else(|| Error::internal("a piece without its reader"))
+        self.reading.with(tensor, self.device.as_ref(), |inputs| {
+            let key = random_key(self.options.seed, &tensor.name);
+            let kernel = tensor.method.prepare(inputs, &tensor.settings, key)?;
+            let band = (self.options.memory / 256).clamp(1 << 16, 1 << 22) as usize;
+            let finish = |start: usize, values: &[f32]| encode(tensor, start, values);
+            inputs.compute(&kernel, band, finish, |parts, _| parts.iter().try_for_each(|part| put(part)))
+        })
     }
 }
 

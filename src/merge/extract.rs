@@ -2,7 +2,7 @@
 
 use super::low_rank::{LowRank, low_rank};
 use super::names::{canonical, is_head, is_token_table, layer};
-use crate::formats::{AdapterConfig, Dtype, ModelFolder, TensorSpec, claim_output_dir, write_adapter};
+use crate::formats::{AdapterConfig, Dtype, HEAD, ModelFolder, TensorSpec, claim_output_dir, write_adapter};
 use crate::{Error, Result};
 use fancy_regex::Regex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -171,19 +171,26 @@ async fn write(
     let module = |name: &String| name.rsplit_once('.').map_or(name.clone(), |(module, _)| module.to_string());
     let saved: BTreeSet<String> = whole.iter().map(module).collect();
     let tied = !model.tensors.names().any(is_head);
+    // PEFT looks for a second copy of an embedding that a head follows.
+    let table = whole.iter().find(|name| tied && is_token_table(canonical(name).1));
+    let head = format!("{HEAD}.weight");
+    if let Some(table) = table {
+        specs.push(spec(&head, model.tensors.shape(table)?.to_vec()));
+    }
     let config = AdapterConfig {
         base_model_name_or_path: base.path().file_name().map(|name| name.to_string_lossy().into_owned()),
         r,
         lora_alpha: r as f64,
         target_modules: targets.into_iter().collect(),
         modules_to_save: saved.into_iter().collect(),
-        ensure_weight_tying: tied && whole.iter().any(|name| is_token_table(canonical(name).1)),
+        ensure_weight_tying: table.is_some(),
         use_dora: false,
         use_rslora: false,
         fan_in_fan_out,
     };
     write_adapter(out, &config, &specs, async |name| match factors.get(name) {
         Some(values) => Ok(values.clone()),
+        None if name == head => model.tensors.read_f32(table.map_or(name, String::as_str)),
         None => model.tensors.read_f32(name),
     })
     .await

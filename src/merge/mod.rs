@@ -8,6 +8,7 @@
 
 mod config;
 mod config_json;
+mod dam;
 mod execute;
 #[cfg(feature = "spectrum")]
 mod extract;
@@ -21,21 +22,24 @@ mod output;
 mod plan;
 mod plan_tensor;
 mod pursuit;
+mod reading;
 mod run;
 mod surgeon;
 mod tokenizer;
+mod trim;
 mod union;
 mod vocabulary;
 
 pub use config::{
-    BaseRole, ChatTemplate, MergeConfig, MethodSpec, Module, Reference, Slice, Source, TokenRow, TokenRule,
+    BaseRole, ChatTemplate, Learning, MergeConfig, MethodSpec, Module, Reference, Slice, Source, TokenRow, TokenRule,
     TokenizerSource,
 };
 
+pub use dam::{Divergence, Learned};
 #[cfg(feature = "spectrum")]
 pub use extract::{ExtractOptions, Extracted, extract_lora};
 #[cfg(feature = "spectrum")]
 pub use low_rank::{LowRank, low_rank};
 pub use plan::{Plan, Planned};
-pub use run::{MergeOptions, Merged, Progress, merge};
+pub use run::{MergeOptions, Merged, Progress, Stage, merge};
 pub use surgeon::{SurgeonOptions, Transplanted, tokensurgeon};

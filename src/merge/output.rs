@@ -1,6 +1,7 @@
 //! The folder that receives the result: shards first, the files that make it a model last, so that a merge that was
 //! killed leaves nothing that loads.
 
+use super::dam;
 use super::plan::{Plan, Planned};
 use crate::formats::{TensorSpec, claim_output_dir, read_json_if_present, write_json};
 use crate::{Error, Result};
@@ -90,11 +91,14 @@ pub(super) fn claim(folder: &Path, fingerprint: &str, overwrite: bool) -> Result
         let path = entry.map_err(Error::io("list", folder))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let weights = name.starts_with("model") && name.ends_with(".safetensors");
-        let model = weights || [INDEX, FINISHED, "config.json"].contains(&name.as_str());
+        let model = weights || [INDEX, FINISHED, dam::FILE, "config.json"].contains(&name.as_str());
         let leftover =
             name.ends_with(".tmp") && (name.starts_with("model") || name.starts_with(JOURNAL) || begun.is_some());
         if path.is_file() && (leftover || (model && !same)) {
             fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+        if path.is_dir() && name == dam::CHECKPOINTS && begun.is_some() && !same {
+            fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
         }
     }
     if same { Ok(()) } else { write_json(&journal, &json!({ "fingerprint": fingerprint })) }

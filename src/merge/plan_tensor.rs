@@ -104,6 +104,12 @@ impl<'a> Planner<'a> {
             values.insert(spec.name, value.unwrap_or(0.0));
         }
         unsaid.into_iter().for_each(|key| self.unsaid.entry(key).or_default().push(name.to_string()));
+        let on = |parameter: &str| values.get(parameter).is_some_and(|value| *value != 0.0);
+        if on("rescale_by_density") && !on("rescale") {
+            let complaint = Error::file(&self.config.file).field("`rescale_by_density`");
+            let complaint = complaint.expected("`rescale: true` beside it").found("`rescale: false`");
+            self.once(complaint.help("it says how to rescale: remove it, or rescale").error());
+        }
         config.method.method(|parameter| values.get(parameter).copied().unwrap_or(0.0))
     }
 

@@ -85,7 +85,13 @@ impl Decoder {
         if self.transposed(spec) { transpose(&values, spec.shape[1]) } else { values }
     }
 
-    fn transposed(&self, spec: &ParamSpec) -> bool {
+    /// A parameter's values in memory, from those that checkpoints hold.
+    pub fn values_in_memory(&self, spec: &ParamSpec, stored: Vec<f32>) -> Vec<f32> {
+        if self.transposed(spec) { transpose(&stored, spec.shape[0]) } else { stored }
+    }
+
+    /// Whether checkpoints hold a parameter transposed.
+    pub fn transposed(&self, spec: &ParamSpec) -> bool {
         self.config.conv1d && spec.shape.len() == 2 && spec.name.starts_with(self.config.names.layers)
     }
 

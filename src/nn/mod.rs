@@ -2,11 +2,13 @@
 
 mod batch;
 mod lora;
+mod merged;
 mod params;
 pub mod rotary;
 
 pub use batch::{BatchInputs, windows_in};
 pub use lora::{Lora, LoraNames};
+pub use merged::Merged;
 pub use params::{ParamSpec, Params};
 
 use crate::graph::{Graph, Tensor};

@@ -1,6 +1,6 @@
 //! How layers find their parameters in the graph.
 
-use super::Lora;
+use super::{Lora, Merged};
 use crate::graph::{Graph, Shape, Tensor};
 
 /// A parameter a model needs: its Hugging Face name and shape.
@@ -21,16 +21,22 @@ pub struct Params<'a> {
     pub trainable: &'a dyn Fn(&str) -> bool,
     /// The adapters of linear layers, if the model has any.
     pub lora: Option<&'a Lora>,
+    /// The parameters that are made of other models', if there are any.
+    pub merged: Option<&'a Merged>,
 }
 
 impl Params<'_> {
     /// Parameters of a model that is only run, under `prefix`.
     pub fn frozen(prefix: &str) -> Params<'_> {
-        Params { prefix, trainable: &|_| false, lora: None }
+        Params { prefix, trainable: &|_| false, lora: None, merged: None }
     }
 
     /// The tensor of parameter `name`.
     pub fn get(&self, g: &mut Graph, name: &str, shape: impl Into<Shape>) -> Tensor {
+        let shape = shape.into();
+        if let Some(merged) = self.merged.and_then(|merged| merged.get(g, self.trainable, name, shape)) {
+            return merged;
+        }
         g.param(&format!("{}{name}", self.prefix), shape, (self.trainable)(name))
     }
 }

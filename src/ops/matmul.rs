@@ -3,7 +3,7 @@
 use super::{add_grad, add_row_sums, shader, zeros};
 use crate::Result;
 use crate::device::gemm::{Layout as Strides, gemm};
-use crate::device::{Caps, Dispatch, Real, Shader};
+use crate::device::{Caps, Dispatch, Precision, Real, Shader};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Shape, Tensor, Twin};
 use crate::platform::parallel::*;
 use std::ops::Range;
@@ -11,6 +11,9 @@ use std::ops::Range;
 mod pieces;
 
 pub(crate) const SHADER: Shader = shader!("matmul");
+
+/// Rows of a product below which the CPU does not round its factors.
+const FEW_ROWS: usize = 8;
 
 /// Which operand is transposed. NN: C = A*B (A [M,K], B [K,N]); NT: C = A*B^T (B [N,K]); TN: C = A^T*B
 /// (A [K,M], B [K,N]).
@@ -118,6 +121,7 @@ struct Matmul {
     target: Target,
     bias: bool,
     residual: bool,
+    precision: Precision,
 }
 
 /// C = A*B (or with one transposed) as a new tensor [M, N], or [B, M, N] of 3-D operands. Differentiable.
@@ -143,7 +147,8 @@ pub fn matmul_into(
     assert_eq!([c.batch, c.rows, c.cols], size[..3], "matmul_into: {layout:?} {a:?} {b:?} {c:?}");
     let target = if accumulate { Target::Accumulate } else { Target::Write };
     let (ra, rb, rc) = (a.region(), b.region(), c.region());
-    let op = Matmul { layout, size, a: ra, b: rb, c: rc, target, bias: false, residual: false };
+    let precision = g.precision();
+    let op = Matmul { layout, size, a: ra, b: rb, c: rc, target, bias: false, residual: false, precision };
     g.record(op, &[a.tensor, b.tensor, c.tensor], [(c.tensor.shape, DType::F32)])[0]
 }
 
@@ -164,6 +169,7 @@ pub fn linear(g: &mut Graph, x: Tensor, w: Tensor, bias: Option<Tensor>, residua
         target: Target::New,
         bias: bias.is_some(),
         residual: residual.is_some(),
+        precision: g.precision(),
     };
     let inputs: Vec<Tensor> = [x, w].into_iter().chain(bias).chain(residual).collect();
     g.record(op, &inputs, [(shape, DType::F32)])[0]
@@ -172,7 +178,8 @@ pub fn linear(g: &mut Graph, x: Tensor, w: Tensor, bias: Option<Tensor>, residua
 fn product(g: &mut Graph, layout: Layout, a: View, b: View, shape: Shape) -> Tensor {
     let size = size(layout, &a, &b);
     let (ra, rb, rc) = (a.region(), b.region(), contiguous(&size));
-    let op = Matmul { layout, size, a: ra, b: rb, c: rc, target: Target::New, bias: false, residual: false };
+    let (target, precision) = (Target::New, g.precision());
+    let op = Matmul { layout, size, a: ra, b: rb, c: rc, target, bias: false, residual: false, precision };
     g.record(op, &[a.tensor, b.tensor], [(shape, DType::F32)])[0]
 }
 
@@ -235,6 +242,11 @@ impl Matmul {
         let a = if self.layout == Layout::TN { (k, m) } else { (m, k) };
         let b = if self.layout == Layout::NT { (n, k) } else { (k, n) };
         [view(node.inputs[0], self.a, a), view(node.inputs[1], self.b, b)]
+    }
+
+    /// Whether the CPU rounds the factors: with few rows the time is that of reading B, whatever is done with it.
+    fn rounds(&self) -> bool {
+        self.precision == Precision::Bf16 && self.size[1] >= FEW_ROWS
     }
 
     /// Which input the bias and the residual are.
@@ -311,7 +323,8 @@ impl Twin for Matmul {
             let la = if self.layout == Layout::TN { turned(self.a) } else { straight(self.a) };
             let lb = if self.layout == Layout::NT { turned(self.b) } else { straight(self.b) };
             let lc = Strides { offset, ..straight(self.c) };
-            gemm((m, k, n), c, lc, accumulate, a, la, b, lb, parallel);
+            let product = if self.rounds() { F::gemm_bf16 } else { gemm };
+            product((m, k, n), c, lc, accumulate, a, la, b, lb, parallel);
         };
         let apart = self.c.batch_stride >= (m - 1) * self.c.stride + n;
         if batch >= current_num_threads() && batch > 1 && apart {

@@ -13,6 +13,7 @@ mod buckets_grad;
 mod centre;
 pub mod cka;
 pub mod columns;
+pub mod combine;
 pub mod cross_entropy;
 pub mod dense_kl;
 pub mod divergence;
@@ -24,6 +25,7 @@ pub mod gelu;
 pub mod grad_norm;
 pub mod hidden_loss;
 pub mod inverse_norms;
+pub mod likeness;
 pub mod lion;
 pub mod log_sum_exp;
 pub mod matmul;
@@ -57,6 +59,7 @@ pub use buckets::{Buckets, buckets};
 pub use buckets_grad::add_bucket_grad;
 pub use cka::cka;
 pub use columns::columns;
+pub use combine::{Combination, Election, combine};
 pub use cross_entropy::{LossInto, Smoothing, cross_entropy, smoothed_cross_entropy};
 pub use dense_kl::{DenseTarget, dense_kl};
 pub use divergence::{Divergence, divergence};
@@ -67,6 +70,7 @@ pub use gelu::gelu;
 pub use grad_norm::{BAD_NORM, grad_norm};
 pub use hidden_loss::{hidden_cosine, hidden_mse};
 pub use inverse_norms::inverse_norms;
+pub use likeness::{cosine, overlap};
 pub use lion::lion;
 pub use log_sum_exp::{Chunk, log_sum_exp};
 pub use matmul::{Layout, View, linear, matmul, matmul_into};
@@ -121,6 +125,7 @@ pub fn shaders() -> Vec<Shader> {
         buckets::SHADER,
         buckets_grad::SHADER,
         columns::SHADER,
+        combine::SHADER,
         cross_entropy::SHADER,
         dense_kl::SHADER,
         divergence::SHADER,
@@ -132,6 +137,7 @@ pub fn shaders() -> Vec<Shader> {
         grad_norm::SHADER,
         hidden_loss::SHADER,
         inverse_norms::SHADER,
+        likeness::SHADER,
         lion::SHADER,
         log_sum_exp::SHADER,
         matmul::SHADER,

@@ -3,6 +3,7 @@
 
 use super::sample::{counts_from_draws, draw, limit_unique};
 use super::*;
+use crate::device::Precision;
 use crate::random::philox;
 
 const V: usize = 49_152;
@@ -76,6 +77,7 @@ impl Tally {
             entropy: false,
             tail_mass: Default::default(),
             source: None,
+            precision: Precision::F32,
         };
         spec.validate(std::path::Path::new("measure")).unwrap();
         Tally { spec, half, rows: 0.0, extent: 0.0, unseen: 0.0, stored_error: 0.0, gradient: vec![0.0; V] }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::layout::RowLayout;
+use crate::device::Precision;
 use crate::{Error, Result};
 
 /// Entries of a top-k row unless asked otherwise; `docs/shards.md` has the table behind it.
@@ -60,6 +61,9 @@ pub struct SetSpec {
     /// Where the numbers come from, if not from a capture that saw every logit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// How the teacher's matrix products treated their factors; left out of the JSON where that is f32, or unknown.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
 }
 
 /// Where the tail masses of a top-k set come from. Anything but `Captured` also makes a row's NLL of a token outside

@@ -151,3 +151,26 @@ fn what_is_left_out_and_what_does_not_fit_is_said() {
     assert!(error.contains("problems"), "{error}");
     assert!(error.contains(QUERY), "{error}");
 }
+
+/// As PEFT 0.21 wants it: it looks for the head of a tied model under a name of its own.
+#[test]
+fn a_changed_embedding_is_stored_for_its_head_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let [base, tuned] = [4, 5].map(|seed| {
+        let folder = dir.path().join(seed.to_string());
+        small_model(&folder, 16, 2, seed);
+        open(&folder)
+    });
+    let extracted = extract(&tuned, &base, &dir.path().join("adapter"), &ExtractOptions::default());
+    let adapter = Adapter::open(&dir.path().join("adapter")).unwrap();
+    assert!(adapter.config.ensure_weight_tying && adapter.config.modules_to_save == ["model.embed_tokens"]);
+    let [table, head] = ["model.embed_tokens.weight", "lm_head.weight"].map(Adapter::stored);
+    let read = |name: &str| adapter.tensors.read_f32(name).unwrap();
+    assert_eq!(read(&table), tuned.tensors.read_f32("model.embed_tokens.weight").unwrap());
+    assert_eq!(read(&head), read(&table));
+    // Here it is one tensor again.
+    assert_eq!((extracted.whole, adapter.contents().unwrap().1.len()), (1, 1));
+    let merged = rebuilt(dir.path(), &base);
+    assert_eq!(merged.tensors.names().collect::<Vec<_>>(), tuned.tensors.names().collect::<Vec<_>>());
+    assert_eq!(merged.tensors.read_f32("model.embed_tokens.weight").unwrap(), read(&table));
+}

@@ -1,7 +1,7 @@
 //! `potstill merge`, killed at random moments, or out of room: it never leaves a model that loads in part, and in the end
 //! the bytes of an unbroken run.
 
-use crate::common::small_model;
+use crate::common::{novel, small_model};
 use potstill::formats::ModelFolder;
 use potstill::random::SplitMix64;
 use std::collections::BTreeMap;
@@ -27,7 +27,9 @@ fn finish(child: Child) {
 /// Every file by name; cards name their folder.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
-    let files = entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()));
+    let files = entries
+        .filter(|entry| entry.path().is_file())
+        .map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()));
     files.filter(|(name, _)| name != "README.md").collect()
 }
 
@@ -103,6 +105,18 @@ fn documents_killed_in_any_of_them_leave_the_model_of_an_unbroken_merge() {
         list(&[&a, "first"], "weight: 1, density: 0.6"),
         list(&["first", "second"], "weight: 0.5"),
     );
+    kill_and_finish(dir.path(), &text, 10);
+}
+
+#[test]
+fn learning_killed_at_any_time_leaves_the_model_of_an_unbroken_merge() {
+    let dir = tempfile::tempdir().unwrap();
+    let models = models(dir.path(), ["a", "b"]);
+    novel(dir.path(), "text.txt", 30_000..34_000);
+    let text = dir.path().join("text.txt").display().to_string();
+    let sources = list(&models.each_ref().map(String::as_str), &format!("data: {text}"));
+    let keys = "max_steps: 10, save_steps: 1, sequence_length: 16";
+    let text = format!("merge_method: dam\nparameters: {{ {keys} }}\nmodels:\n{sources}");
     kill_and_finish(dir.path(), &text, 10);
 }
 

@@ -1,5 +1,7 @@
 //! Merging: against mergekit, with adapters, GGUF and other vocabularies; what is refused; what a kill leaves.
 
+mod dam;
+mod devices;
 mod extract;
 mod faults;
 #[cfg(feature = "cli")]

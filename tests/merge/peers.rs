@@ -75,3 +75,46 @@ fn slices_renumber_layers_and_scale_by_filter() {
     let half: Vec<f32> = read(&b, 1, "self_attn.o_proj").iter().map(|x| 0.5 * x).collect();
     assert_eq!(read(&merged, 2, "self_attn.o_proj"), half);
 }
+
+/// The paper's rule from its definition: all task vectors' values of a model in one list, sorted.
+#[test]
+fn whole_models_are_trimmed_by_their_largest_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let yaml =
+        "{ merge_method: ties, base_model: '{base}', parameters: { trim_whole_model: true, weighted_vote: false },
+                  models: [{ model: '{a}', parameters: { weight: 1, density: 0.3 } },
+                           { model: '{b}', parameters: { weight: 0.5, density: 0.05 } }] }";
+    run(&filled(yaml), &dir.path().join("out")).unwrap();
+    let (found, base) = (open(&dir.path().join("out")), open(&tiny("base")));
+    let names: Vec<&str> = found.tensors.names().collect();
+    let read = |model: &potstill::formats::ModelFolder, name: &str| model.tensors.read_f32(name).unwrap();
+    let kept = [("a", 0.3), ("b", 0.05)].map(|(model, density)| {
+        let model = open(&tiny(model));
+        let of = |name: &&str| {
+            let pairs = read(&model, name).into_iter().zip(read(&base, name));
+            (name.to_string(), pairs.map(|(x, b)| x - b).collect::<Vec<f32>>())
+        };
+        let mut tasks: Vec<(String, Vec<f32>)> = names.iter().map(of).collect();
+        let mut sizes: Vec<f32> = tasks.iter().flat_map(|(_, t)| t).map(|x| x.abs()).collect();
+        sizes.sort_by(|a, b| b.total_cmp(a));
+        let least = sizes[(density * sizes.len() as f64) as usize - 1];
+        let small = |x: &&mut f32| x.abs() < least;
+        tasks.iter_mut().flat_map(|(_, t)| t).filter(small).for_each(|x| *x = 0.0);
+        tasks
+    });
+    // Tensors keep shares of their own: the rule is another than that of each tensor.
+    let share = |t: &[f32]| t.iter().filter(|x| **x != 0.0).count() as f64 / t.len() as f64;
+    assert!(kept[0].iter().any(|(_, t)| (share(t) - 0.3).abs() > 0.05));
+    for (i, name) in names.iter().enumerate() {
+        let (a, b, base) = (&kept[0][i].1, &kept[1][i].1, read(&base, name));
+        let merged = |j: usize| {
+            let positive = a[j] + b[j] >= 0.0;
+            let agrees = |x: f32| x != 0.0 && (x > 0.0) == positive;
+            let (wa, wb) = (if agrees(a[j]) { 1.0 } else { 0.0 }, if agrees(b[j]) { 0.5 } else { 0.0 });
+            base[j] + if wa + wb > 0.0 { (wa * a[j] + wb * b[j]) / (wa + wb) } else { 0.0 }
+        };
+        let expected: Vec<f32> = (0..base.len()).map(merged).collect();
+        let worst = difference(&read(&found, name), &expected);
+        assert!(worst <= 1e-6, "{name} differs by {worst}");
+    }
+}

@@ -94,3 +94,29 @@ fn documents_must_name_each_other_in_an_order() {
     says(&refusal(""), &["found nothing"]);
     says(&refusal("a: [1"), &["expected YAML"]);
 }
+
+#[test]
+fn a_way_to_rescale_without_rescaling_is_refused() {
+    let yaml = |keys: &str| {
+        format!(
+            "{{ merge_method: dare_ties, base_model: '{{base}}', parameters: {{ {keys} }}, \
+             models: [{{ model: '{{a}}', parameters: {{ weight: 1, density: 0.5 }} }}] }}"
+        )
+    };
+    let error = refusal(&yaml("rescale: false, rescale_by_density: true"));
+    says(&error, &["`rescale_by_density`: expected `rescale: true` beside it: found `rescale: false`"]);
+    assert!(!error.contains("problems"), "said once for all tensors: {error}");
+    let dir = tempfile::tempdir().unwrap();
+    for (i, keys) in ["rescale_by_density: true", "rescale: false, rescale_by_density: false"].into_iter().enumerate() {
+        super::run(&super::filled(&yaml(keys)), &dir.path().join(i.to_string())).unwrap();
+    }
+}
+
+#[test]
+fn one_threshold_a_model_needs_one_density() {
+    let error = refusal(
+        "{ merge_method: ties, base_model: '{base}', parameters: { trim_whole_model: true },
+           models: [{ model: '{a}', parameters: { weight: 1, density: [0.2, 0.6] } }] }",
+    );
+    says(&error, &["expected one density for all tensors with `trim_whole_model`: found 0.2 and"]);
+}

@@ -60,6 +60,7 @@ training_args:
   save_steps: 50
   save_total_limit: 3
   gradient_checkpointing: true
+  bf16: true
   save_dtype: bfloat16
 "#;
 
@@ -151,6 +152,7 @@ fn full() -> Recipe {
             save_steps: 50,
             save_total_limit: 3,
             gradient_checkpointing: true,
+            bf16: true,
             save_dtype: SaveDtype::Bfloat16,
         },
     }

@@ -5,6 +5,7 @@ use super::record::{TopK, Values};
 use super::source::{Source, Tokens};
 use super::{CONFIG_FILE, Progress, TOKENS_FILE, at_position};
 use crate::data::tokens::CorpusDigest;
+use crate::device::Precision;
 use crate::distill::codec_settings::{self, Codec};
 use crate::formats::tables::List;
 use crate::formats::{Tokenizer, write_atomically};
@@ -83,6 +84,7 @@ pub fn import(
         rows_per_shard: DEFAULT_ROWS_PER_SHARD,
         entropy: false,
         source: None,
+        precision: Precision::F32,
         tail_mass: match decoder.values {
             Values::LogProbs => TailMass::Derived,
             Values::Logits => TailMass::Unknown,

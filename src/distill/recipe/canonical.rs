@@ -168,6 +168,10 @@ impl TrainingArgs {
         put("save_steps", json!(self.save_steps));
         put("save_total_limit", json!(self.save_total_limit));
         put("gradient_checkpointing", json!(self.gradient_checkpointing));
+        // Left out where it changes nothing, so that runs of recipes that had no such key go on.
+        if self.bf16 {
+            put("bf16", json!(true));
+        }
         put("save_dtype", json!(name(SAVE_DTYPES, self.save_dtype)));
         Value::Object(map)
     }

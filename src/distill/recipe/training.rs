@@ -2,6 +2,7 @@
 
 use super::{Length, SAVE_DTYPES, SCHEDULERS, SaveDtype, SchedulerType, TrainingArgs, Warmup, optimiser};
 use crate::Result;
+use crate::device::Precision;
 use crate::yaml::{Gather, Node};
 
 const KEYS: &[&str] = &[
@@ -30,6 +31,7 @@ const KEYS: &[&str] = &[
     "save_steps",
     "save_total_limit",
     "gradient_checkpointing",
+    "bf16",
     "save_dtype",
 ];
 
@@ -62,10 +64,18 @@ pub(super) fn training_args(node: &Node) -> Result<TrainingArgs> {
         save_steps: keys.or("save_steps", 500, Node::integer),
         save_total_limit: keys.or("save_total_limit", 2, Node::count),
         gradient_checkpointing: keys.or("gradient_checkpointing", false, Node::boolean),
+        bf16: keys.or("bf16", false, Node::boolean),
         save_dtype: keys.or("save_dtype", SaveDtype::Float32, |n| n.choice(SAVE_DTYPES)),
     };
     keys.all()?;
     Ok(args)
+}
+
+impl TrainingArgs {
+    /// How the training step's products treat their factors.
+    pub fn precision(&self) -> Precision {
+        if self.bf16 { Precision::Bf16 } else { Precision::F32 }
+    }
 }
 
 fn warmup(keys: &mut Gather) -> Warmup {

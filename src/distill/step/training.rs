@@ -29,9 +29,10 @@ impl StepSpec {
     /// of the losses changes over the run ([`crate::distill::terms::write_scheduled`]).
     pub fn training(&self, caps: &Caps) -> Result<Graph> {
         let mut g = Graph::new();
+        g.set_precision(self.precision);
         let inputs = self.inputs(&mut g, "train", true);
         let included = |name: &str| self.trained.includes(name);
-        let trained = Params { prefix: "", trainable: &included, lora: self.trained.lora.as_ref() };
+        let trained = Params { prefix: "", trainable: &included, lora: self.trained.lora.as_ref(), merged: None };
         let teachers = self.teaching(&mut g, &inputs)?;
         let student =
             self.student.forward_traced(&mut g, &trained, &inputs.batch, self.recompute, &self.student_taps())?;

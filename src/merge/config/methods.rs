@@ -75,6 +75,8 @@ const INT8_MASK: ParameterSpec = global("int8_mask", Kind::Flag, 0.0);
 
 /// Whether weighted task vectors vote, as in mergekit, or all alike, as in the paper on TIES.
 const WEIGHTED_VOTE: ParameterSpec = global("weighted_vote", Kind::Flag, 1.0);
+/// Whether the largest values of a whole model are kept, as in the paper on TIES, or of each tensor, as in mergekit.
+const WHOLE_MODEL: ParameterSpec = global("trim_whole_model", Kind::Flag, 0.0);
 /// Whether `rescale` divides by the probability to be kept, as in the papers on DARE and DELLA, or keeps the L1 norm.
 const BY_DENSITY: ParameterSpec = global("rescale_by_density", Kind::Flag, 0.0);
 
@@ -125,7 +127,7 @@ pub(super) const METHODS: &[MethodSpec] = &[
         "ties",
         BaseRole::Required,
         (1, MANY),
-        &[WEIGHT, DENSITY, LAMBDA, normalize(true), rescale(false), WEIGHTED_VOTE, INT8_MASK],
+        &[WEIGHT, DENSITY, LAMBDA, normalize(true), rescale(false), WEIGHTED_VOTE, WHOLE_MODEL, INT8_MASK],
     ),
     spec(
         "dare_linear",
@@ -178,6 +180,8 @@ pub(super) const METHODS: &[MethodSpec] = &[
         ],
     ),
     spec("sce", BaseRole::Required, (1, MANY), &[global("select_topk", Kind::Share, 1.0), INT8_MASK]),
+    // Its parameters are of another kind: see `learning.rs`.
+    spec("dam", BaseRole::Donor, (1, MANY), &[]),
 ];
 
 impl MethodSpec {
@@ -189,6 +193,11 @@ impl MethodSpec {
     /// The parameters' names.
     pub fn names(&self) -> Vec<&'static str> {
         self.parameters.iter().map(|parameter| parameter.name).collect()
+    }
+
+    /// Whether it learns coefficients before it merges.
+    pub fn learns(&self) -> bool {
+        self.name == "dam"
     }
 
     /// Whether the base takes part in the arithmetic without being listed.
@@ -223,6 +232,7 @@ impl MethodSpec {
             "karcher" => Method::Karcher { max_iter: get("max_iter") as usize, tol: get("tol") },
             "passthrough" => Method::Passthrough,
             "task_arithmetic" => task(Sparsify::Nothing, false),
+            "ties" if flag("trim_whole_model") => task(Sparsify::OfModel, true),
             "ties" => task(Sparsify::Magnitude, true),
             "dare_linear" => task(Sparsify::Bernoulli, false),
             "dare_ties" => task(Sparsify::Bernoulli, true),
@@ -236,6 +246,8 @@ impl MethodSpec {
             "ram" => Method::Ram { epsilon: get("epsilon"), plus: None },
             "ramplus_tl" => Method::Ram { epsilon: get("epsilon"), plus: Some((get("r"), get("alpha"))) },
             "sce" => Method::Sce { select_topk: get("select_topk") },
+            // What coefficients are not learned for is averaged.
+            "dam" => Method::Linear { normalize: true },
             _ => Method::Linear { normalize: flag("normalize") },
         }
     }
@@ -253,6 +265,8 @@ impl MethodSpec {
             gamma: or("gamma", default.gamma),
             epsilon: or("epsilon", default.epsilon),
             scale: or("scale", default.scale),
+            // Found out from the tensors.
+            threshold: default.threshold,
         }
     }
 }

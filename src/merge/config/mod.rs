@@ -4,6 +4,7 @@
 //! parameter that the method does not have, a wrong number of models and a filter that fits no tensor are errors, all
 //! of them listed at once.
 
+mod learning;
 mod methods;
 mod read;
 mod reference;
@@ -11,6 +12,7 @@ mod sources;
 mod tokens;
 mod values;
 
+pub use learning::Learning;
 pub use methods::{BaseRole, MethodSpec};
 pub use reference::Reference;
 pub use values::{Levels, Parameters};
@@ -35,6 +37,8 @@ pub struct MergeConfig {
     pub base_model: Option<Reference>,
     /// Parameters that hold everywhere.
     pub parameters: Parameters,
+    /// How its coefficients are learned; of `dam` only.
+    pub learning: Option<Learning>,
     /// The type of the result, unless `out_dtype` says another. Computation is always in f32.
     pub dtype: Option<Dtype>,
     /// The type the result is stored in.
@@ -86,6 +90,8 @@ pub struct Source {
     pub layers: Option<Range<usize>>,
     /// Its parameters.
     pub parameters: Parameters,
+    /// Text that it is distilled on; of `dam` only.
+    pub data: Vec<PathBuf>,
 }
 
 /// `tokenizer_source`.

@@ -1,5 +1,6 @@
 //! From YAML to [`MergeConfig`]s.
 
+use super::learning::{Learning, learning};
 use super::methods::{BaseRole, METHODS, MethodSpec};
 use super::reference::{Reference, reference};
 use super::sources::{FORMS, modules};
@@ -7,7 +8,7 @@ use super::tokens::{TokenizerKeys, tokenizer};
 use super::values::parameters;
 use super::{ChatTemplate, MergeConfig, Slice, TokenizerSource};
 use crate::formats::Dtype;
-use crate::yaml::{Names, Node, keep, read_documents};
+use crate::yaml::{Fields, Names, Node, keep, read_documents};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -67,7 +68,13 @@ fn document(node: &Node, text: String) -> Result<MergeConfig> {
         Error::all(wrong)?;
         return Err(Error::internal("a method neither read nor refused"));
     };
-    let own = keep(&mut wrong, fields.maybe("parameters", |node| parameters(node, method, false))).flatten();
+    let (own, learning) = match method.learns() {
+        true => (None, keep(&mut wrong, learned(&fields, node))),
+        false => {
+            let own = fields.maybe("parameters", |node| parameters(node, method, false));
+            (keep(&mut wrong, own).flatten(), None)
+        }
+    };
     let modules = keep(&mut wrong, modules(&fields, node, method)).unwrap_or_default();
     let config = MergeConfig {
         file: node.file.to_path_buf(),
@@ -76,6 +83,7 @@ fn document(node: &Node, text: String) -> Result<MergeConfig> {
         modules,
         base_model,
         parameters: own.unwrap_or_default(),
+        learning,
         dtype,
         out_dtype,
         tokenizer: source,
@@ -87,6 +95,24 @@ fn document(node: &Node, text: String) -> Result<MergeConfig> {
     config.check(node, &mut wrong);
     Error::all(wrong)?;
     Ok(config)
+}
+
+/// How coefficients are learned; keys that do not go with learning are refused.
+fn learned(fields: &Fields, root: &Node) -> Result<Learning> {
+    let mut wrong = Vec::new();
+    for key in ["slices", "modules", "tokenizer", "tokenizer_source"] {
+        if fields.node(key).is_some() {
+            let complaint = fields.complaint(key).expected("no such key with `merge_method: dam`").found("one");
+            let help = "dam merges whole models of one tokenizer, named in `models`";
+            wrong.push(complaint.help(help).error());
+        }
+    }
+    let none = serde_json::json!({});
+    let node = fields.node("parameters");
+    let node = node.unwrap_or(Node { file: root.file, path: "parameters".into(), value: &none });
+    let learning = keep(&mut wrong, learning(&node));
+    Error::all(wrong)?;
+    learning.ok_or_else(|| Error::internal("parameters neither read nor refused"))
 }
 
 fn method(node: &Node) -> Result<&'static MethodSpec> {
@@ -130,6 +156,12 @@ impl MergeConfig {
         }
         for slice in slices() {
             self.check_slice(slice, &at, wrong);
+        }
+        let sources: Vec<_> = slices().flat_map(|slice| &slice.sources).collect();
+        let none = !sources.is_empty() && sources.iter().all(|source| source.data.is_empty());
+        if self.learning.is_some() && none {
+            let complaint = at("models").expected("a model with `parameters: { data: FILE }`").found("none");
+            wrong.push(complaint.help("say what text each model is distilled on").error());
         }
     }
 

@@ -1,5 +1,6 @@
 //! `models`, `slices` and `modules`.
 
+use super::learning::data;
 use super::methods::MethodSpec;
 use super::reference::reference;
 use super::values::{Parameters, parameters};
@@ -96,10 +97,15 @@ fn source(node: &Node, method: &'static MethodSpec, ranged: bool) -> Result<Sour
         true => keep(&mut wrong, fields.need("layer_range", "the layers `[start, end]`", layer_range)),
         false => None,
     };
-    let own = keep(&mut wrong, fields.maybe("parameters", |node| parameters(node, method, true)));
+    let (mut own, mut text) = (None, None);
+    match method.learns() {
+        true => text = keep(&mut wrong, fields.maybe("parameters", data)).flatten(),
+        false => own = keep(&mut wrong, fields.maybe("parameters", |node| parameters(node, method, true))).flatten(),
+    }
     Error::all(wrong)?;
     let model = model.ok_or_else(|| Error::internal("a source without its model"))?;
-    Ok(Source { place: node.path.clone(), model, layers, parameters: own.flatten().unwrap_or_default() })
+    let (parameters, data) = (own.unwrap_or_default(), text.unwrap_or_default());
+    Ok(Source { place: node.path.clone(), model, layers, parameters, data })
 }
 
 fn layer_range(node: &Node) -> Result<Range<usize>> {

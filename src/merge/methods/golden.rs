@@ -1,7 +1,7 @@
 //! Every method against the values that mergekit 0.1.4 computes in f32 for a base and three models of 2 x 4 values
 //! (six decimals). DELLA's masks are random: its rule is tested in `tests.rs`.
 
-use super::tests::{merged, model};
+use super::tests::{Given, merged, model};
 use super::{Method, PerModel, Rescale, Sparsify, Task, Vote};
 
 const BASE: [f32; 8] = [0.10, -0.20, 0.30, 0.40, 0.50, -0.60, 0.70, -0.80];
@@ -19,7 +19,8 @@ fn models(count: usize) -> Vec<Vec<f32>> {
 
 /// Two or three of the models, with or without the base.
 fn check(what: &str, method: Method, count: usize, base: bool, per_model: &[PerModel], expected: [f32; 8]) {
-    let found = merged(&method, &[2, 4], base.then_some(&BASE[..]), &models(count), per_model, 0);
+    let found =
+        merged(&method, &Given { shape: &[2, 4], base: base.then_some(&BASE[..]), models: &models(count), per_model });
     close(what, &found, &expected);
 }
 
@@ -51,7 +52,8 @@ fn sums() {
     check("linear, as they are", Method::Linear { normalize: false }, 3, false, &weighted(3), expected);
     let scaled = [PerModel { scale: 0.5, ..PerModel::default() }];
     let expected = models(1)[0].iter().map(|x| 0.5 * x).collect::<Vec<f32>>();
-    let found = merged(&Method::Passthrough, &[2, 4], None, &models(1), &scaled, 0);
+    let found =
+        merged(&Method::Passthrough, &Given { shape: &[2, 4], base: None, models: &models(1), per_model: &scaled });
     close("passthrough", &found, &expected);
 }
 
@@ -61,10 +63,16 @@ fn spheres_of_two() {
     check("slerp", Method::Slerp { t: 0.35 }, 2, false, &weighted(2), expected);
     let turned = [0.92388, 0.382683, -1.14805, 1.847759];
     let orthogonal = ORTHOGONAL.map(|values| values.to_vec());
-    let found = merged(&Method::Slerp { t: 0.25 }, &[2, 2], None, &orthogonal, &weighted(2), 0);
+    let found = merged(
+        &Method::Slerp { t: 0.25 },
+        &Given { shape: &[2, 2], base: None, models: &orthogonal, per_model: &weighted(2) },
+    );
     close("slerp, orthogonal", &found, &turned);
     let nu = |flatten, row_wise| Method::NuSlerp { flatten, row_wise };
-    let found = merged(&nu(true, false), &[2, 2], None, &orthogonal, &[model(0.75), model(0.25)], 0);
+    let found = merged(
+        &nu(true, false),
+        &Given { shape: &[2, 2], base: None, models: &orthogonal, per_model: &[model(0.75), model(0.25)] },
+    );
     close("nuslerp, orthogonal", &found, &turned);
     let expected = [0.115546, -0.22114, 0.344964, 0.567922, 0.426541, -0.604572, 0.852122, -0.787149];
     check("nuslerp", nu(true, false), 2, false, &weighted(2), expected);
@@ -84,7 +92,8 @@ fn spheres_of_several() {
     let expected = [0.164197, -0.210762, 0.320988, 0.626297, 0.47648, -0.36329, 0.825299, -0.758938];
     check("multislerp of task vectors", multi(), 3, true, &weighted(3), expected);
     let units = [vec![1.0, 0.0, 0.0, 1.0], vec![0.0, 1.0, -1.0, 0.0]];
-    let found = merged(&multi(), &[2, 2], None, &units, &[model(0.75), model(0.25)], 0);
+    let found =
+        merged(&multi(), &Given { shape: &[2, 2], base: None, models: &units, per_model: &[model(0.75), model(0.25)] });
     close("multislerp, orthogonal", &found, &[0.948683, 0.316228, -0.316228, 0.948683]);
     let expected = [0.131631, -0.210728, 0.319513, 0.511406, 0.523388, -0.50161, 0.776859, -0.806345];
     check("karcher", Method::Karcher { max_iter: 10, tol: 1e-5 }, 3, false, &weighted(3), expected);
@@ -147,4 +156,22 @@ fn value_by_value() {
     let expected = [0.123333, -0.205, 0.325, 0.55, 0.516667, -0.5, 0.766667, -0.7592];
     let plus = Some((0.1, 0.2));
     check("ramplus_tl", Method::Ram { epsilon: 0.015, plus }, 3, true, &weighted(3), expected);
+}
+
+/// By numpy: A diag(c) + B diag(d), diag(c) A + diag(d) B, and multiples of the whole.
+#[test]
+fn columns_have_coefficients() {
+    let columns = |coefficients: [&[f32]; 2], every| {
+        let coefficients = coefficients.map(<[f32]>::to_vec).to_vec();
+        merged(
+            &Method::Columns { coefficients, every },
+            &Given { shape: &[2, 4], base: None, models: &models(2), per_model: &weighted(2) },
+        )
+    };
+    let found = columns([&[0.5, 0.25, 1.25, 0.0], &[0.5, 1.0, -0.25, 0.75]], 1);
+    close("columns", &found, &[0.105, -0.2825, 0.275, 0.375, 0.475, -0.765, 0.775, -0.6]);
+    let found = columns([&[0.5, -1.5], &[0.75, 2.0]], 4);
+    close("rows", &found, &[0.12, -0.2775, 0.45, 0.675, 1.2, -0.37, 0.6, -0.46]);
+    let found = columns([&[0.25], &[2.0]], 1);
+    close("all of it", &found, &[0.1575, -0.5125, 0.875, 1.15, 1.55, -1.385, 2.0, -1.79]);
 }

@@ -1,6 +1,8 @@
 //! The tensors that are merged, read block by block on all cores.
 
+use super::on_device::Program;
 use crate::Result;
+use crate::device::Device;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -20,6 +22,8 @@ pub struct Inputs<'a> {
     pub base: Option<&'a Read<'a>>,
     /// The models.
     pub models: Vec<&'a Read<'a>>,
+    /// What does the arithmetic that devices can do; `None` is the processor, without a copy.
+    pub device: Option<&'a Device>,
 }
 
 /// Part of all inputs. Methods may change the values; they are scratch.
@@ -60,13 +64,27 @@ type Apply<'k> = dyn Fn(&mut Block, &mut [f32]) + Send + Sync + 'k;
 
 /// What computes a block of the result.
 pub struct Kernel<'k> {
-    cut: Cut,
+    pub(super) cut: Cut,
     apply: Box<Apply<'k>>,
+    device: Option<Box<OnDevice<'k>>>,
+}
+
+/// The same for a device: what the processor does to a block before, and the rest as data.
+struct OnDevice<'k> {
+    before: Kernel<'k>,
+    program: Program,
 }
 
 impl<'k> Kernel<'k> {
     pub(super) fn new(cut: Cut, apply: impl Fn(&mut Block, &mut [f32]) + Send + Sync + 'k) -> Kernel<'k> {
-        Kernel { cut, apply: Box::new(apply) }
+        Kernel { cut, apply: Box::new(apply), device: None }
+    }
+
+    /// The same with a way to compute it on a device: `before` leaves in each block what `program` goes on with; what
+    /// it puts out is not looked at.
+    pub(super) fn or_on_device(mut self, before: Kernel<'k>, program: Program) -> Kernel<'k> {
+        self.device = Some(Box::new(OnDevice { before, program }));
+        self
     }
 }
 
@@ -163,6 +181,9 @@ impl Inputs<'_> {
         finish: impl Fn(usize, &[f32]) -> Result<A> + Sync,
         mut take: impl FnMut(Vec<A>, Range<usize>) -> Result<()>,
     ) -> Result<()> {
+        if let (Some(device), Some(other)) = (self.device, &kernel.device) {
+            return self.compute_on(device, (&other.before, &other.program), &finish, &mut take);
+        }
         let length = self.block_length(kernel.cut.unit);
         let blocks = self.count().div_ceil(length);
         let step = (band / length).max(1);
@@ -177,6 +198,32 @@ impl Inputs<'_> {
                 finish(block.start, out)
             });
             take(made.collect::<Result<Vec<A>>>()?, values)?;
+        }
+        Ok(())
+    }
+
+    /// Some blocks as `kernel` leaves them, handed to `take` in their order with where they begin.
+    pub(super) fn gather(
+        &self,
+        kernel: &Kernel,
+        blocks: Range<usize>,
+        mut take: impl FnMut(usize, &Block),
+    ) -> Result<()> {
+        // As many as there are cores: each holds a copy of its block.
+        for first in blocks.clone().step_by(rayon::current_num_threads().max(1)) {
+            let batch = first..(first + rayon::current_num_threads().max(1)).min(blocks.end);
+            let made = batch.into_par_iter().map(|index| {
+                let mut scratch = Scratch::default();
+                let (mut block, out) = self.load(kernel.cut, index, &mut scratch)?;
+                (kernel.apply)(&mut block, out);
+                drop(block);
+                Ok((index, scratch))
+            });
+            for (index, mut scratch) in made.collect::<Result<Vec<_>>>()? {
+                let start = self.range(kernel.cut.unit, index).start;
+                let models = scratch.models.iter_mut().map(Vec::as_mut_slice).collect();
+                take(start, &Block { index, start, base: &scratch.base, models });
+            }
         }
         Ok(())
     }

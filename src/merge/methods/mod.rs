@@ -11,6 +11,7 @@ mod gram;
 mod inputs;
 mod linear;
 mod model_stock;
+mod on_device;
 mod ram;
 mod sce;
 mod select;
@@ -20,6 +21,7 @@ mod sphere;
 mod task;
 
 pub use inputs::{Block, Inputs, Kernel, Read};
+pub(super) use select::{find, magnitudes};
 pub use sparsify::Sparsify;
 pub use task::{Rescale, Task, Vote};
 
@@ -88,6 +90,13 @@ pub enum Method {
         /// The share of the positions that vary that is kept.
         select_topk: f64,
     },
+    /// DAM (arXiv 2410.08371): sum of the x, each value times the coefficient of its column.
+    Columns {
+        /// Those of each model.
+        coefficients: Vec<Vec<f32>>,
+        /// Values in a row that share a coefficient.
+        every: usize,
+    },
 }
 
 /// What a method knows of one model.
@@ -103,12 +112,14 @@ pub struct PerModel {
     pub epsilon: f64,
     /// Passthrough's factor.
     pub scale: f64,
+    /// The least magnitude of a task-vector value that is kept where a whole model is trimmed.
+    pub threshold: f32,
 }
 
 impl Default for PerModel {
     /// What mergekit takes for what is not said.
     fn default() -> PerModel {
-        PerModel { weight: 1.0, density: 1.0, gamma: 0.01, epsilon: 0.15, scale: 1.0 }
+        PerModel { weight: 1.0, density: 1.0, gamma: 0.01, epsilon: 0.15, scale: 1.0, threshold: 0.0 }
     }
 }
 
@@ -142,6 +153,7 @@ impl Method {
             Method::NearSwap { t } => Ok(ram::nearswap(*t)),
             Method::Ram { epsilon, plus } => ram::ram(inputs, *epsilon, *plus),
             Method::Sce { select_topk } => sce::sce(inputs, *select_topk),
+            Method::Columns { coefficients, every } => linear::columns(inputs, coefficients, *every),
         }
     }
 }

@@ -51,6 +51,16 @@ impl Border {
         Walk { border: self, seen: self.seen.get(block).copied().unwrap_or(0) }
     }
 
+    /// Whether nothing is before it.
+    pub fn is_start(&self) -> bool {
+        *self == Border::at_start()
+    }
+
+    /// Whether all values of its key are before it.
+    pub fn is_whole(&self) -> bool {
+        self.behind == 0
+    }
+
     /// The key of the last value before the border.
     pub fn key(&self) -> u32 {
         self.key
@@ -69,8 +79,8 @@ impl Walk<'_> {
     }
 }
 
-/// The borders behind the first `positions[lane][..]` values of each lane, whose keys in a block `keys(block, lane, out)`
-/// writes.
+/// The borders behind the first `positions[lane][..]` values of each lane, whose keys in a block `keys(block, lane,
+/// out)` writes.
 pub(super) fn borders(
     inputs: &Inputs,
     cut: Cut,
@@ -84,17 +94,6 @@ pub(super) fn borders(
         return Ok(positions.iter().map(|lane| vec![Border::at_start(); lane.len()]).collect());
     }
     let high = histograms(inputs, cut, &wanted.iter().map(|_| vec![None]).collect::<Vec<_>>(), &keys)?;
-    // Which of the highest bits each position has, and its position among those.
-    let find = |histogram: &[u64], position: u64| {
-        let mut left = position;
-        for (bin, count) in histogram.iter().enumerate().rev() {
-            if left <= *count {
-                return (bin as u32, left, *count);
-            }
-            left -= count;
-        }
-        (0, 0, 0)
-    };
     let bins: Vec<Vec<(u32, u64, u64)>> =
         wanted.iter().zip(&high).map(|(lane, high)| lane.iter().map(|p| find(&high[0], *p)).collect()).collect();
     let inside: Vec<Vec<Option<u32>>> =
@@ -115,6 +114,30 @@ pub(super) fn borders(
         lane.iter().map(|p| if *p == 0 { None } else { found.next() }.unwrap_or_else(Border::at_start)).collect()
     };
     Ok(positions.iter().zip(borders).map(back).collect())
+}
+
+/// The bin of the value at `position` (from 1) in descending order, its position among those of the bin, and how many
+/// the bin has.
+pub(in crate::merge) fn find(histogram: &[u64], position: u64) -> (u32, u64, u64) {
+    let mut left = position;
+    for (bin, count) in histogram.iter().enumerate().rev() {
+        if left <= *count {
+            return (bin as u32, left, *count);
+        }
+        left -= count;
+    }
+    (0, 0, 0)
+}
+
+/// How many values of each task vector have which highest 16 bits of their magnitude; with `inside`, which lowest those
+/// have that have these highest.
+pub(in crate::merge) fn magnitudes(inputs: &Inputs, inside: &[Option<u32>]) -> Result<Vec<Vec<u64>>> {
+    let inside: Vec<_> = inside.iter().map(|high| vec![*high]).collect();
+    let keys = |block: &Block, lane: usize, out: &mut Vec<u32>| {
+        out.extend(block.models[lane].iter().map(|x| magnitude(*x)));
+    };
+    let counted = histograms(inputs, Cut { unit: 1, deltas: true }, &inside, &keys)?;
+    Ok(counted.into_iter().flatten().collect())
 }
 
 /// For each lane a histogram for each of its `inside`: of the highest 16 bits (`None`), or of the lowest 16 of the keys

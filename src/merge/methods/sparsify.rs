@@ -13,6 +13,8 @@ pub enum Sparsify {
     Nothing,
     /// The largest, a share `density` (TIES, Yadav et al. 2023).
     Magnitude,
+    /// The largest of the whole model: those of at least the magnitude `threshold` (TIES as its paper has it).
+    OfModel,
     /// Each with probability `density` (DARE, Yu et al. 2023).
     Bernoulli,
     /// The largest after a share `gamma` of outliers (Breadcrumbs, Davari and Belilovsky 2023).
@@ -26,6 +28,8 @@ pub enum Sparsify {
 enum Keep {
     All,
     Nothing,
+    /// What is at least as large.
+    From(f32),
     /// Positions from one border to another in descending order.
     Between(Border, Border),
     Random {
@@ -82,6 +86,7 @@ impl Sparsify {
         let keep = |(model, found): (&PerModel, Vec<Border>)| match self {
             _ if whole(model) => Keep::All,
             _ if model.density <= 0.0 => Keep::Nothing,
+            Sparsify::OfModel => Keep::From(model.threshold),
             Sparsify::Bernoulli => Keep::Random { density: model.density },
             Sparsify::Ranked => Keep::Ranked { density: model.density, epsilon: model.epsilon },
             _ => {
@@ -101,6 +106,9 @@ impl Thinning {
             match keep {
                 Keep::All => {}
                 Keep::Nothing => values.fill(0.0),
+                Keep::From(least) => {
+                    values.iter_mut().for_each(|x| *x = if x.abs() >= *least { *x } else { 0.0 });
+                }
                 Keep::Between(first, last) => {
                     keep_between(first, last, index, values);
                 }
@@ -111,6 +119,19 @@ impl Thinning {
                 Keep::Ranked { density, epsilon } => self.by_rank(lane, start, values, *density, *epsilon),
             }
         }
+    }
+
+    /// The magnitudes below which each model's values are dropped, where that says all: what is kept are the largest,
+    /// and of values of one magnitude all or none.
+    pub fn thresholds(&self) -> Option<Vec<f32>> {
+        let of = |keep: &Keep| match keep {
+            Keep::All => Some(0.0),
+            Keep::Nothing => Some(f32::MAX),
+            Keep::From(least) => Some(*least),
+            Keep::Between(first, last) if first.is_start() && last.is_whole() => Some(f32::from_bits(last.key())),
+            Keep::Between(..) | Keep::Random { .. } | Keep::Ranked { .. } => None,
+        };
+        self.keep.iter().map(of).collect()
     }
 
     fn by_rank(&self, lane: usize, start: usize, values: &mut [f32], density: f64, epsilon: f64) {

@@ -1,9 +1,12 @@
 //! Task arithmetic (Ilharco et al. 2022) and its descendants: thin out, weigh, vote, sum.
 
 use super::PerModel;
-use super::inputs::{Block, Inputs, Kernel};
+use super::inputs::{Block, Cut, Inputs, Kernel};
+use super::on_device::Program;
 use super::sparsify::{Sparsify, Thinning};
 use crate::Result;
+use crate::ops::{Combination, Election};
+use std::sync::Arc;
 
 /// b + lambda sum w t over the kept values.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +48,7 @@ pub enum Rescale {
 impl Task {
     /// See [`super::Method::prepare`].
     pub(super) fn prepare<'k>(&self, inputs: &Inputs, models: &[PerModel], key: [u32; 2]) -> Result<Kernel<'k>> {
-        let thinning = self.sparsify.prepare(inputs, models, key, self.rescale == Rescale::Chance)?;
+        let thinning = Arc::new(self.sparsify.prepare(inputs, models, key, self.rescale == Rescale::Chance)?);
         let cut = self.sparsify.cut(inputs);
         let ratios = match self.rescale == Rescale::Norm && self.sparsify != Sparsify::Nothing {
             true => ratios(inputs, cut, &thinning)?,
@@ -58,7 +61,8 @@ impl Task {
         let sum: f64 = models.iter().map(|m| m.weight).sum();
         let divisor = if normalize && sum.abs() >= 1e-8 { sum as f32 } else { 1.0 };
         let vote = self.vote;
-        Ok(Kernel::new(cut, move |block, out| {
+        let (before, program) = self.on_device(thinning.clone(), cut, weights.clone(), ratios.clone());
+        let kernel = Kernel::new(cut, move |block, out| {
             thinning.apply(block);
             for ((values, weight), ratio) in block.models.iter_mut().zip(&weights).zip(&ratios) {
                 let weight = if vote == Vote::Equal { 1.0 } else { *weight };
@@ -70,7 +74,37 @@ impl Task {
                 _ => agree(block, &weights, vote == Vote::Equal, normalize, out),
             }
             out.iter_mut().zip(block.base).for_each(|(out, b)| *out = b + lambda * *out);
-        }))
+        });
+        Ok(kernel.or_on_device(before, program))
+    }
+
+    /// The same with the weighing, the vote and the sum on a device; thresholds too, where they say all that is kept.
+    fn on_device<'k>(
+        &self,
+        thinning: Arc<Thinning>,
+        cut: Cut,
+        factors: Vec<f32>,
+        ratios: Vec<f32>,
+    ) -> (Kernel<'k>, Program) {
+        let election = match self.vote {
+            Vote::Nothing => Election::Nothing,
+            Vote::Weighted => Election::Weighted,
+            Vote::Equal => Election::Equal,
+        };
+        let plain = ratios.iter().all(|ratio| *ratio == 1.0);
+        let thresholds = thinning.thresholds().filter(|_| plain);
+        let differences = thresholds.is_none();
+        let how = Combination { election, normalize: self.normalize, lambda: self.lambda as f32, differences };
+        let Some(thresholds) = thresholds else {
+            let before = Kernel::new(cut, move |block, _| {
+                thinning.apply(block);
+                for (values, ratio) in block.models.iter_mut().zip(&ratios) {
+                    values.iter_mut().for_each(|x| *x *= ratio);
+                }
+            });
+            return (before, Program { thresholds: vec![0.0; factors.len()], factors, how, base: true });
+        };
+        (Kernel::new(Cut { deltas: false, ..cut }, |_, _| {}), Program { factors, thresholds, how, base: true })
     }
 }
 

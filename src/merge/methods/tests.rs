@@ -2,6 +2,7 @@
 
 use super::select::{borders, magnitude};
 use super::*;
+use crate::device::Device;
 use crate::random::SplitMix64;
 use inputs::Cut;
 
@@ -10,42 +11,44 @@ pub(super) fn model(weight: f64) -> PerModel {
     PerModel { weight, ..PerModel::default() }
 }
 
-/// The result of a method, in bands of `band` values (0: all at once).
-pub(super) fn merged(
-    method: &Method,
-    shape: &[usize],
-    base: Option<&[f32]>,
-    models: &[Vec<f32>],
-    per_model: &[PerModel],
-    band: usize,
-) -> Vec<f32> {
-    try_merged(method, shape, base, models, per_model, band).unwrap()
+/// What is merged.
+pub(super) struct Given<'a> {
+    pub shape: &'a [usize],
+    pub base: Option<&'a [f32]>,
+    pub models: &'a [Vec<f32>],
+    pub per_model: &'a [PerModel],
 }
 
-fn try_merged(
-    method: &Method,
-    shape: &[usize],
-    base: Option<&[f32]>,
-    models: &[Vec<f32>],
-    per_model: &[PerModel],
-    band: usize,
-) -> Result<Vec<f32>> {
+/// The result of a method. The ops that devices run give the same, within their f32 sums.
+pub(super) fn merged(method: &Method, given: &Given) -> Vec<f32> {
+    let found = in_bands(method, given, usize::MAX / 2, None).unwrap();
+    let device = in_bands(method, given, usize::MAX / 2, Some(&Device::cpu())).unwrap();
+    let most = found.iter().fold(0f32, |most, x| most.max(x.abs()));
+    assert_eq!(found.len(), device.len());
+    for (i, (found, device)) in found.iter().zip(&device).enumerate() {
+        assert!((found - device).abs() <= 1e-5 * most, "{method:?}[{i}]: {device} on a device, not {found}");
+    }
+    found
+}
+
+/// The same in bands of `band` values, on the processor or a device.
+fn in_bands(method: &Method, given: &Given, band: usize, device: Option<&Device>) -> Result<Vec<f32>> {
     let reader = |values: Vec<f32>| {
         move |start: usize, out: &mut [f32]| {
             out.copy_from_slice(&values[start..start + out.len()]);
             Ok(())
         }
     };
-    let base = base.map(|values| reader(values.to_vec()));
-    let readers: Vec<_> = models.iter().map(|values| reader(values.clone())).collect();
+    let base = given.base.map(|values| reader(values.to_vec()));
+    let readers: Vec<_> = given.models.iter().map(|values| reader(values.clone())).collect();
     let inputs = Inputs {
-        shape,
+        shape: given.shape,
         base: base.as_ref().map(|read| read as &Read),
         models: readers.iter().map(|read| read as &Read).collect(),
+        device,
     };
-    let kernel = method.prepare(&inputs, per_model, random_key(42, "a.weight"))?;
+    let kernel = method.prepare(&inputs, given.per_model, random_key(42, "a.weight"))?;
     let mut out = Vec::new();
-    let band = if band == 0 { usize::MAX / 2 } else { band };
     inputs.compute(
         &kernel,
         band,
@@ -72,7 +75,10 @@ fn task(sparsify: Sparsify, rescale: Rescale) -> Method {
 /// Task vectors that are kept of one model over a base of zeros.
 fn kept(sparsify: Sparsify, rescale: Rescale, shape: &[usize], values: &[f32], settings: PerModel) -> Vec<f32> {
     let base = vec![0.0; values.len()];
-    merged(&task(sparsify, rescale), shape, Some(&base), &[values.to_vec()], &[settings], 0)
+    merged(
+        &task(sparsify, rescale),
+        &Given { shape, base: Some(&base), models: &[values.to_vec()], per_model: &[settings] },
+    )
 }
 
 #[test]
@@ -87,7 +93,7 @@ fn borders_are_those_of_a_stable_sort() {
             out.copy_from_slice(&values[start..start + out.len()]);
             Ok(())
         };
-        let inputs = Inputs { shape: &[n], base: None, models: vec![&read] };
+        let inputs = Inputs { shape: &[n], base: None, models: vec![&read], device: None };
         let cut = Cut { unit: 1, deltas: false };
         let positions = vec![0, 1, n as u64 / 3, n as u64 / 2, n as u64];
         let keys = |block: &Block, lane: usize, out: &mut Vec<u32>| {
@@ -147,7 +153,9 @@ fn results_depend_on_neither_bands_nor_threads() {
         Method::ModelStock { filter_wise: false },
         Method::Ram { epsilon: 1.0, plus: Some((0.1, 0.2)) },
     ] {
-        let of = |band| merged(&method, &[rows, columns], Some(&base), &models, &settings, band);
+        let given = Given { shape: &[rows, columns], base: Some(&base), models: &models, per_model: &settings };
+        merged(&method, &given);
+        let of = |band| in_bands(&method, &given, if band == 0 { usize::MAX / 2 } else { band }, None).unwrap();
         let whole = of(0);
         assert_eq!(whole, of(20_000), "{method:?}");
         assert_eq!(whole, one.install(|| of(0)), "{method:?}");
@@ -208,7 +216,11 @@ fn degenerate_tensors_give_finite_values() {
         Method::MultiSlerp { normalize_weights: true, eps: 1e-8 },
         Method::Karcher { max_iter: 10, tol: 1e-5 },
     ] {
-        assert_eq!(merged(&method, &[2, 3], None, &models, &settings, 0), zeros, "{method:?}");
+        assert_eq!(
+            merged(&method, &Given { shape: &[2, 3], base: None, models: &models, per_model: &settings }),
+            zeros,
+            "{method:?}"
+        );
     }
     for method in [
         task(Sparsify::Magnitude, Rescale::Norm),
@@ -216,13 +228,25 @@ fn degenerate_tensors_give_finite_values() {
         Method::Sce { select_topk: 0.5 },
         Method::Ram { epsilon: 1e-5, plus: Some((0.1, 0.2)) },
     ] {
-        assert_eq!(merged(&method, &[2, 3], Some(&zeros), &models, &settings, 0), zeros, "{method:?}");
+        assert_eq!(
+            merged(&method, &Given { shape: &[2, 3], base: Some(&zeros), models: &models, per_model: &settings }),
+            zeros,
+            "{method:?}"
+        );
     }
     // Scalars and empty tensors.
     let linear = Method::Linear { normalize: true };
-    assert_eq!(merged(&linear, &[], None, &[vec![1.0], vec![3.0]], &settings, 0), [2.0]);
-    assert!(merged(&linear, &[0, 4], None, &[vec![], vec![]], &settings, 0).is_empty());
+    assert_eq!(
+        merged(&linear, &Given { shape: &[], base: None, models: &[vec![1.0], vec![3.0]], per_model: &settings }),
+        [2.0]
+    );
+    assert!(
+        merged(&linear, &Given { shape: &[0, 4], base: None, models: &[vec![], vec![]], per_model: &settings })
+            .is_empty()
+    );
     let against = [model(1.0), model(-1.0)];
-    let error = try_merged(&linear, &[6], None, &models, &against, 0).unwrap_err().to_string();
+    let error = in_bands(&linear, &Given { shape: &[6], base: None, models: &models, per_model: &against }, 6, None)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("do not sum to 0") && error.contains("normalize: false"), "{error}");
 }

@@ -4,10 +4,12 @@ mod activation;
 mod adamw;
 mod attention;
 mod columns;
+mod combine;
 mod divergences;
 mod embedding;
 mod grad_norm;
 mod hidden;
+mod likeness;
 mod lora;
 mod losses;
 mod matmul;
@@ -26,10 +28,12 @@ pub fn all() -> Vec<Case> {
         adamw::cases(),
         attention::cases(),
         columns::cases(),
+        combine::cases(),
         divergences::cases(),
         embedding::cases(),
         grad_norm::cases(),
         hidden::cases(),
+        likeness::cases(),
         lora::cases(),
         losses::cases(),
         matmul::cases(),

@@ -5,6 +5,7 @@ mod format;
 mod refusals;
 mod resume;
 
+use crate::device::Precision;
 use std::path::Path;
 
 use super::sample::{counts_from_draws, draw, limit_unique};
@@ -30,6 +31,7 @@ fn spec(record: Record, temperatures: &[f32], rows: u64) -> SetSpec {
         entropy: true,
         tail_mass: Default::default(),
         source: None,
+        precision: Precision::F32,
     }
 }
 
