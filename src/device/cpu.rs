@@ -1,6 +1,6 @@
-//! The CPU as a device: buffers are vectors of 32-bit words, work runs in all of the machine's threads.
+//! The CPU as a device: buffers are 32-bit words, work runs in all of the machine's threads.
 
-use super::{Caps, Ledger, Memory, bf16};
+use super::{Caps, Ledger, Memory, Words, bf16};
 use crate::platform::parallel::current_num_threads;
 use crate::{Error, Result};
 use std::sync::{Arc, RwLock};
@@ -29,18 +29,10 @@ impl Cpu {
 }
 
 pub(crate) fn alloc(label: &str, bytes: u64) -> Result<Memory> {
-    let words = (bytes / 4) as usize;
-    let mut memory: Vec<u32> = Vec::new();
-    // `try_reserve` first, so that a refusal by the system is an error and not an abort.
-    memory.try_reserve_exact(words).map_err(|_| {
-        Error::device(format!("no memory for `{label}` ({bytes} bytes)"), "use a smaller batch, model or context")
-    })?;
-    drop(memory);
-    // `vec!` of zeros takes untouched pages from the system: memory counts once it is used.
-    Ok(Memory::Cpu(Arc::new(RwLock::new(vec![0u32; words]))))
+    Ok(Memory::Cpu(Arc::new(RwLock::new(Words::zeros(label, (bytes / 4) as usize)?))))
 }
 
-pub(crate) fn write(words: &RwLock<Vec<u32>>, offset: u64, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write(words: &RwLock<Words>, offset: u64, bytes: &[u8]) -> Result<()> {
     let mut words = words.write().map_err(|_| poisoned())?;
     let start = (offset / 4) as usize;
     let target = words.get_mut(start..start + bytes.len() / 4).ok_or_else(|| Error::internal("write past a buffer"))?;
@@ -48,7 +40,7 @@ pub(crate) fn write(words: &RwLock<Vec<u32>>, offset: u64, bytes: &[u8]) -> Resu
     Ok(())
 }
 
-pub(crate) fn read(words: &RwLock<Vec<u32>>, offset: u64, bytes: u64) -> Result<Vec<u32>> {
+pub(crate) fn read(words: &RwLock<Words>, offset: u64, bytes: u64) -> Result<Vec<u32>> {
     let words = words.read().map_err(|_| poisoned())?;
     let start = (offset / 4) as usize;
     let source = words.get(start..start + (bytes / 4) as usize).ok_or_else(|| Error::internal("read past a buffer"))?;

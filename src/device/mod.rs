@@ -13,6 +13,7 @@ mod kernel;
 pub mod real;
 mod select;
 mod usage;
+mod words;
 
 pub use caps::{Caps, Precision};
 pub use gpu::{Gpu, Recorded};
@@ -21,6 +22,7 @@ pub use real::Real;
 pub use select::{AdapterSummary, Choice, adapters};
 pub(crate) use usage::Ledger;
 pub use usage::Usage;
+pub(crate) use words::Words;
 
 use crate::{Error, Result};
 use std::sync::atomic::Ordering::Relaxed;
@@ -45,7 +47,7 @@ pub struct Buffer {
 
 #[derive(Clone)]
 pub(crate) enum Memory {
-    Cpu(Arc<RwLock<Vec<u32>>>),
+    Cpu(Arc<RwLock<Words>>),
     Gpu(gpu::Raw),
 }
 

@@ -2,7 +2,7 @@
 
 use super::plan::PlannedStep;
 use super::{Arg, ArgMut, CpuIo, DType, Node, Place, Plan, Store, Tensor};
-use crate::device::{Bind, Buffer, Device, Memory, Recorded, Slice, cpu};
+use crate::device::{Bind, Buffer, Device, Memory, Recorded, Slice, Words, cpu};
 use crate::{Error, Result};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
@@ -126,12 +126,12 @@ impl Runner {
             tensors.iter().map(|(tensor, place)| self.slice(*tensor, *place)).collect()
         };
         let (inputs, outputs) = (slices(&step.inputs), slices(&step.outputs));
-        let mut read: Vec<Option<RwLockReadGuard<'_, Vec<u32>>>> = Vec::new();
+        let mut read: Vec<Option<RwLockReadGuard<'_, Words>>> = Vec::new();
         for (i, slice) in inputs.iter().enumerate() {
             let taken_over = in_place.iter().any(|&(_, input)| input == i);
             read.push(if taken_over { None } else { Some(words(slice)?.read().map_err(|_| cpu::poisoned())?) });
         }
-        let mut written: Vec<RwLockWriteGuard<'_, Vec<u32>>> = Vec::new();
+        let mut written: Vec<RwLockWriteGuard<'_, Words>> = Vec::new();
         for slice in &outputs {
             // Two bindings of one buffer, one of them written: a GPU refuses this, so the CPU does too.
             let guard = words(slice)?.try_write();
@@ -162,7 +162,7 @@ impl Runner {
     }
 }
 
-fn words(slice: &Slice) -> Result<&std::sync::RwLock<Vec<u32>>> {
+fn words(slice: &Slice) -> Result<&std::sync::RwLock<Words>> {
     match &slice.buffer.memory {
         Memory::Cpu(words) => Ok(words),
         Memory::Gpu(_) => Err(Error::internal("a GPU buffer in a CPU plan")),
