@@ -32,6 +32,8 @@ pub mod selftest;
 pub mod shards;
 #[cfg(feature = "spectrum")]
 pub mod spectrum;
+#[cfg(not(target_family = "wasm"))]
+pub mod tuning;
 #[cfg(target_family = "wasm")]
 pub mod web;
 mod yaml;

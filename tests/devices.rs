@@ -105,3 +105,35 @@ fn assets_for_the_browser() {
     let scalars: Vec<Vec<f64>> = reports.iter().map(scalars).collect();
     std::fs::write(dir.join("scalars.json"), serde_json::to_vec(&scalars).unwrap()).unwrap();
 }
+
+/// Factors rounded to 16-bit floats, gradients by their own power of two: the losses of every step stay within a few
+/// roundings (2^-10 each) of those in f32, and the run ends where that ends.
+#[test]
+fn every_gpu_with_16_bit_floats_trains_with_them_as_without() {
+    let dir = tempfile::tempdir().unwrap();
+    prepare(dir.path());
+    let half = |device: &str| recipe_in(dir.path(), device).replace("max_steps: 20", "fp16: true, max_steps: 20");
+    let Err(error) = pollster::block_on(Setup::open(&recipe(&half("cpu")))) else { panic!("a CPU takes fp16") };
+    let error = error.to_string();
+    assert!(["`training_args.fp16`", "16-bit floats", "f32"].iter().all(|part| error.contains(part)), "{error}");
+
+    let (expected, _) = train(dir.path(), "cpu");
+    for name in gpu_names() {
+        let recipe = recipe(&half(&format!("gpu:{name}")));
+        let setup = match pollster::block_on(Setup::open(&recipe)) {
+            Ok(setup) => setup,
+            Err(error) if error.to_string().contains("shader-f16") => {
+                println!("{name} has no 16-bit floats: {error}");
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let mut trainer = pollster::block_on(setup.trainer()).unwrap();
+        let counts: Vec<_> = (0..20).map(|_| trainer.advance().unwrap()).collect();
+        let found = pollster::block_on(trainer.reports(&counts)).unwrap();
+        let off = expected.iter().zip(&found).map(|(e, f)| (e.loss - f.loss).abs() / e.loss);
+        let worst = off.fold(0.0, f64::max);
+        println!("{name}: losses within {worst:.1e} of those in f32");
+        assert!(worst > 0.0 && worst < 4.0 / 1024.0, "{name}: off by {worst:e}");
+    }
+}

@@ -18,6 +18,8 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 # Without one, Vulkan and GL loaders print a warning for every device they open.
 export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-$scratch}"
+# Compiled kernels are kept in the user's cache folder, but not the tests'.
+export POTSTILL_CACHE="$scratch/cache"
 
 gpu_tests() {
     if (($# > 0)); then

@@ -31,12 +31,10 @@ const CAPTURED: [usize; 2] = [2 * BATCH * CONTEXT, 8 * BATCH * CONTEXT];
 
 /// What is measured on a device, apart from its ceiling and its kernels.
 pub fn plan(device: &str, steps: usize) -> Vec<Value> {
-    let precisions: &[&str] = match device {
-        "cpu" if Device::cpu().caps().bf16 => &["f32", "bf16"],
-        _ => &["f32"],
-    };
+    let opened = device.parse::<Choice>().and_then(|choice| pollster::block_on(choice.open()));
+    let offers = |precision: &Precision| opened.as_ref().is_ok_and(|d| d.check_precision(*precision, "").is_ok());
     let mut tasks = Vec::new();
-    for precision in precisions {
+    for precision in [Precision::F32, Precision::Bf16, Precision::F16].into_iter().filter(offers) {
         for losses in ["sft", "top-k", "dense"] {
             let task =
                 json!({ "task": "step", "device": device, "losses": losses, "precision": precision, "steps": steps });
@@ -60,12 +58,12 @@ pub fn name(task: &Value) -> String {
 pub fn run(task: &Value, cache: &Path, start: Instant) -> Result<Value> {
     let text = |key: &str| task[key].as_str().unwrap_or_default();
     let device = pollster::block_on(text("device").parse::<Choice>()?.open())?;
-    let bf16 = text("precision") == "bf16";
+    let precision = serde_json::from_value(task["precision"].clone()).unwrap_or_default();
     match text("task") {
         "ceiling" => ceiling::measure(&device),
         "kernels" => kernels::measure(&device),
-        "capture" => record(&device, if bf16 { Precision::Bf16 } else { Precision::F32 }, cache),
-        _ => step(device, text("losses"), bf16, task["steps"].as_u64().unwrap_or(6) as usize, cache, start),
+        "capture" => record(&device, precision, cache),
+        _ => step(device, text("losses"), precision, task["steps"].as_u64().unwrap_or(6) as usize, cache, start),
     }
 }
 
@@ -170,7 +168,7 @@ fn divergence(exact: &Reader, found: &Reader) -> Result<f64> {
     Ok(sum / count.max(1) as f64)
 }
 
-fn recipe(losses: &str, bf16: bool, cache: &Path) -> Result<Recipe> {
+fn recipe(losses: &str, precision: Precision, cache: &Path) -> Result<Recipe> {
     let cross_entropy = |weight: f64| json!({ "function": "cross_entropy", "weight": weight });
     let divergence = json!({ "function": "kl", "weight": 0.9 });
     let (from, losses) = match losses {
@@ -185,7 +183,8 @@ fn recipe(losses: &str, bf16: bool, cache: &Path) -> Result<Recipe> {
         "dataset": { "train": [text(cache)] },
         "loss_functions": losses,
         "training_args": {
-            "per_device_train_batch_size": 1, "learning_rate": 5e-4, "max_steps": 1000, "max_grad_norm": 1.0, "bf16": bf16,
+            "per_device_train_batch_size": 1, "learning_rate": 5e-4, "max_steps": 1000, "max_grad_norm": 1.0,
+            "bf16": precision == Precision::Bf16, "fp16": precision == Precision::F16,
         },
     });
     if !from.is_null() {
@@ -195,8 +194,15 @@ fn recipe(losses: &str, bf16: bool, cache: &Path) -> Result<Recipe> {
 }
 
 /// The training step of the 50M student by itself: nothing is measured on held-out text, sampled or saved.
-fn step(device: Device, losses: &str, bf16: bool, steps: usize, cache: &Path, start: Instant) -> Result<Value> {
-    let setup = Setup::open_on(&recipe(losses, bf16, cache)?, device.clone())?;
+fn step(
+    device: Device,
+    losses: &str,
+    precision: Precision,
+    steps: usize,
+    cache: &Path,
+    start: Instant,
+) -> Result<Value> {
+    let setup = Setup::open_on(&recipe(losses, precision, cache)?, device.clone())?;
     let planned = setup.memory.total();
     let mut trainer = pollster::block_on(setup.trainer())?;
     let (mut seconds, mut first_step, mut last_losses) = (Vec::new(), 0.0, Vec::new());

@@ -12,6 +12,7 @@ use crate::distill::capture::Progress;
 use crate::distill::corpus::{CorpusOptions, read_corpus};
 use crate::shards::spec::DEFAULT_MAX_UNIQUE;
 use crate::shards::{LogProbType, Manifest, Record, StateType};
+use crate::tuning::tuned;
 use crate::{Error, Result};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ pub(super) fn run(cli: &Cli, args: &CaptureArgs) -> Result<()> {
     if let Some(url) = &args.server.endpoint {
         return super::endpoint::run(args, url);
     }
-    let device = pollster::block_on(cli.device.open())?;
+    let device = tuned(pollster::block_on(cli.device.open())?);
     let teacher = open_model(&args.model)?;
     let tokenizer = teacher.tokenizer()?;
     let corpus = Arc::new(read_corpus(&tokenizer, &corpus_options(args, args.text.clone()))?);
@@ -91,6 +92,7 @@ fn options(args: &CaptureArgs) -> CaptureOptions {
         precision: match args.precision {
             PrecisionArg::F32 => Precision::F32,
             PrecisionArg::Bf16 => Precision::Bf16,
+            PrecisionArg::F16 => Precision::F16,
         },
         ..CaptureOptions::default()
     }

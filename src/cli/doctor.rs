@@ -6,16 +6,17 @@ use super::interrupt;
 use super::output::print;
 use super::progress::Meter;
 use super::table::{Align, Table};
-use crate::device::{Caps, Device};
+use crate::device::{Caps, Device, Tiles};
 use crate::doctor::{Outcome, System, kernels, rows, self_test, system};
 use crate::selftest::Case;
+use crate::tuning::tuned;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
 pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<()> {
     let system = system();
     print(&system_text(&system))?;
-    let device = pollster::block_on(cli.device.open())?;
+    let device = tuned(pollster::block_on(cli.device.open())?);
     let rows = rows();
     print(&device_text(&device))?;
     print(&kernels_text(&device, &rows, cli.verbose > 0)?)?;
@@ -89,10 +90,21 @@ fn caps_rows(caps: &Caps, table: &mut Table) {
     ]);
     let offered = |there| if there { "offered" } else { "not offered" };
     table.row(["16-bit floats", offered(caps.f16)]);
+    table.row(["tiles of products", &tiles(caps.tiles)]);
     table.row(["cooperative matrices", offered(caps.cooperative.is_some())]);
     if caps.software {
         table.row(["kind", "software rasteriser: right but slow, for tests"]);
     }
+}
+
+/// From how many tiles on the larger ones are taken.
+fn tiles(Tiles { fours, middle_from, large_from }: Tiles) -> String {
+    let from = |side: usize, tiles: usize| match tiles {
+        usize::MAX => format!("never {side}"),
+        tiles => format!("{side} x {side} where that makes {} or more", count(tiles as u64)),
+    };
+    let single = if fours { "" } else { ", element by element" };
+    format!("32 x 32, {}, {}{single}", from(64, middle_from), from(128, large_from))
 }
 
 /// Which kernels the device's limits select.

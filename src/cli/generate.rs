@@ -6,11 +6,12 @@ use super::{interrupt, open_model};
 use crate::distill::corpus::chat_template;
 use crate::formats::Tokenizer;
 use crate::generate::{Generator, Sampling};
+use crate::tuning::tuned;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 
 pub(super) fn run(cli: &Cli, args: &GenerateArgs) -> Result<()> {
-    let device = pollster::block_on(cli.device.open())?;
+    let device = tuned(pollster::block_on(cli.device.open())?);
     let model = open_model(&args.model)?;
     let tokenizer = model.tokenizer()?;
     let prompt = prompt(args, &tokenizer)?;

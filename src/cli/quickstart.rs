@@ -14,6 +14,7 @@ use crate::distill::metrics::Evaluation;
 use crate::distill::{CaptureOptions, Outcome, Recipe};
 use crate::formats::{ModelFolder, Tokenizer, read_json_if_present, write_atomically, write_json};
 use crate::platform::process::peak_resident;
+use crate::tuning::tuned;
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -38,7 +39,7 @@ pub(super) fn run(cli: &Cli, args: &QuickstartArgs) -> Result<()> {
     let (teacher, text) = (assets::teacher(&args.cache)?, assets::text(&args.cache)?);
     say(&format!("teacher: {}; text: {}", teacher.name, text.name));
     let folder = args.cache.join("quickstart");
-    let device = pollster::block_on(cli.device.open())?;
+    let device = tuned(pollster::block_on(cli.device.open())?);
     let model = ModelFolder::open(&teacher.path)?;
     let tokenizer = model.tokenizer()?;
     let dataset = folder.join(format!("text-{}.jsonl", args.tokens));

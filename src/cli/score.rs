@@ -5,13 +5,14 @@ use super::output::print;
 use super::{interrupt, open_model};
 use crate::formats::Tokenizer;
 use crate::score::{Scored, Scorer};
+use crate::tuning::tuned;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader, stdin};
 
 pub(super) fn run(cli: &Cli, args: &ScoreArgs) -> Result<()> {
-    let device = pollster::block_on(cli.device.open())?;
+    let device = tuned(pollster::block_on(cli.device.open())?);
     let model = open_model(&args.model)?;
     // A folder without a tokenizer can still score token ids.
     let tokenizer = model.tokenizer();

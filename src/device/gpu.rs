@@ -36,6 +36,8 @@ pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    /// Compiled kernels of earlier runs.
+    kept: Option<Arc<Mutex<host::Kept>>>,
     fault: Arc<Mutex<Option<Fault>>>,
     in_flight: Mutex<VecDeque<host::Flight>>,
 }
@@ -136,7 +138,7 @@ impl Gpu {
         };
         let cooperative = host::cooperative(&adapter);
         let wanted = if cooperative.is_some() { host::COOPERATIVE_FEATURES } else { wgpu::Features::empty() };
-        let features = adapter.features() & wgpu::Features::SHADER_F16 | wanted;
+        let features = adapter.features() & host::FEATURES | wanted;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("potstill"),
             required_features: features,
@@ -163,13 +165,28 @@ impl Gpu {
             trusted: host::TRUSTED && !checked(),
         };
         let (pipelines, in_flight) = Default::default();
-        Ok(Gpu { caps, ledger: Ledger::default(), summary, device, queue, pipelines, fault, in_flight })
+        let kept = host::Kept::open(&device, &adapter.get_info()).map(|kept| Arc::new(Mutex::new(kept)));
+        Ok(Gpu { caps, ledger: Ledger::default(), summary, device, queue, pipelines, kept, fault, in_flight })
     }
 
     /// The same GPU with tighter limits: how tests see that large tensors are split.
     pub fn with_caps(mut self, change: impl FnOnce(&mut Caps)) -> Gpu {
         change(&mut self.caps);
         self
+    }
+
+    /// The same GPU, its memory shared, whose products are computed in other tiles from now on.
+    pub(crate) fn with_tiles(&self, tiles: Tiles) -> Gpu {
+        let caps = Caps { tiles, ..self.caps.clone() };
+        let (ledger, summary, kept) = (self.ledger.clone(), self.summary.clone(), self.kept.clone());
+        let (device, queue, fault) = (self.device.clone(), self.queue.clone(), self.fault.clone());
+        let (pipelines, in_flight) = Default::default();
+        Gpu { caps, ledger, summary, device, queue, pipelines, kept, fault, in_flight }
+    }
+
+    /// What it is.
+    pub(crate) fn summary(&self) -> &AdapterSummary {
+        &self.summary
     }
 
     pub(crate) fn name(&self) -> String {
@@ -250,6 +267,9 @@ impl Gpu {
         }
         self.queue.write_buffer(&uniforms, 0, &block);
         self.check()?;
+        if let Some(kept) = &self.kept {
+            lock(kept).save();
+        }
         let submissions = cut(&ready, CAUTIOUS_WORK);
         Ok(Recorded { launches: ready, submissions, rate: Arc::default(), calibrated: false })
     }
@@ -414,6 +434,7 @@ impl Gpu {
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
+        let kept = self.kept.as_ref().map(|kept| lock(kept));
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label,
             layout: Some(&pipeline_layout),
@@ -423,7 +444,7 @@ impl Gpu {
                 zero_initialize_workgroup_memory: !self.caps.trusted,
                 ..Default::default()
             },
-            cache: None,
+            cache: kept.as_ref().map(|kept| &kept.cache),
         });
         Pipeline { pipeline, layout }
     }

@@ -37,6 +37,7 @@ use serde_json::{Map, Value};
 use super::layer_map::LayerMapping;
 use crate::data::documents::Split;
 use crate::data::split::Holdout;
+use crate::device::Precision;
 use crate::platform::fs;
 use crate::yaml::Names;
 
@@ -199,9 +200,9 @@ pub struct TrainingArgs {
     /// Recompute activations in the backward pass instead of keeping them: less memory, about a third more work.
     /// Default false.
     pub gradient_checkpointing: bool,
-    /// Round the factors of the training step's matrix products to bfloat16, as transformers' mixed precision does; sums,
-    /// weights, gradients and moments stay f32. Default false.
-    pub bf16: bool,
+    /// What the factors of the training step's matrix products are rounded to, as in transformers' mixed precision (`bf16` or
+    /// `fp16`); sums, weights, gradients and moments stay f32. Default f32.
+    pub precision: Precision,
     /// How the student's weights are stored at the end; default `float32`.
     pub save_dtype: SaveDtype,
 }

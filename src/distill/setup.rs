@@ -23,7 +23,7 @@ use super::trained::{Trained, patterns_of};
 use super::trainer::{Parts, Trainer};
 use crate::data::packing::Packer;
 use crate::data::tokens::Corpus;
-use crate::device::{Choice, Device};
+use crate::device::{Choice, Device, Precision};
 use crate::digest::sha256;
 use crate::formats::{ModelFolder, Tokenizer, hub};
 use crate::graph::{Runner, Store};
@@ -66,6 +66,8 @@ impl Setup {
     /// Opens and checks everything a recipe names.
     pub async fn open(recipe: &Recipe) -> Result<Setup> {
         let device = recipe.device.parse::<Choice>()?.open().await?;
+        #[cfg(not(target_family = "wasm"))]
+        let device = crate::tuning::tuned(device);
         Self::open_on(recipe, device)
     }
 
@@ -75,7 +77,9 @@ impl Setup {
             let help = "name a model folder, GGUF file or hub id there: the teacher's";
             Error::at("the recipe's `model.tokenizer`").expected("whose tokenizer to use").found("nothing").help(help)
         })?;
-        device.check_precision(recipe.training_args.precision(), "the recipe's `training_args.bf16`")?;
+        let precision = recipe.training_args.precision;
+        let key = if precision == Precision::F16 { "fp16" } else { "bf16" };
+        device.check_precision(precision, &format!("the recipe's `training_args.{key}`"))?;
         let tokenizer = open_tokenizer(&source)?;
         let origin = Origin::open(&recipe.model)?;
         check_vocabulary(&tokenizer, &origin.decoder, &format!("the student, {}", origin.lineage))?;
@@ -107,7 +111,7 @@ impl Setup {
             batch: recipe.training_args.per_device_train_batch_size,
             context: recipe.sequence_length,
             recompute: recipe.training_args.gradient_checkpointing,
-            precision: recipe.training_args.precision(),
+            precision: recipe.training_args.precision,
             losses: recipe.loss_functions.clone(),
         };
         let settings = recipe.training_args.optimiser();

@@ -2,6 +2,8 @@
 //! browser has no files, so there [`fs`] is a tree in memory, which whoever embeds the crate fills and empties; and one
 //! thread, so that `parallel` is plain loops.
 
+#[cfg(not(target_family = "wasm"))]
+pub mod cache;
 #[cfg_attr(not(target_family = "wasm"), path = "disk.rs")]
 #[cfg_attr(target_family = "wasm", path = "browser.rs")]
 pub mod fs;

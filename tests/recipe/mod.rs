@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use potstill::data::documents::Split;
 use potstill::data::split::Holdout;
+use potstill::device::Precision;
 use potstill::distill::layer_map::LayerMapping;
 use potstill::distill::recipe::*;
 
@@ -152,7 +153,7 @@ fn full() -> Recipe {
             save_steps: 50,
             save_total_limit: 3,
             gradient_checkpointing: true,
-            bf16: true,
+            precision: Precision::Bf16,
             save_dtype: SaveDtype::Bfloat16,
         },
     }

@@ -39,6 +39,8 @@ pub enum PrecisionArg {
     F32,
     /// Rounded to bfloat16: about twice as fast on CPUs with AVX512-BF16, refused elsewhere
     Bf16,
+    /// Rounded to 16-bit floats: for GPUs whose shaders have them, refused elsewhere
+    F16,
 }
 
 /// Record a teacher's output distributions over a text

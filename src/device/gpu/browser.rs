@@ -18,6 +18,24 @@ pub fn cooperative(_: &wgpu::Adapter) -> Option<Cooperative> {
     None
 }
 
+/// Features that are asked for wherever they are.
+pub const FEATURES: wgpu::Features = wgpu::Features::SHADER_F16;
+
+/// The browser's own cache of pipelines is out of reach.
+pub struct Kept {
+    pub cache: wgpu::PipelineCache,
+}
+
+impl Kept {
+    /// None.
+    pub fn open(_: &wgpu::Device, _: &wgpu::AdapterInfo) -> Option<Kept> {
+        None
+    }
+
+    /// Nothing.
+    pub fn save(&mut self) {}
+}
+
 /// Nothing experimental is asked for.
 pub fn experimental(_: wgpu::Features) -> wgpu::ExperimentalFeatures {
     wgpu::ExperimentalFeatures::disabled()

@@ -4,6 +4,10 @@ use crate::device::Cooperative;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 
+#[path = "pipelines.rs"]
+mod pipelines;
+pub use pipelines::Kept;
+
 /// Whether [`wait`] waits.
 pub const BLOCKS: bool = true;
 /// Whether kernels may run without bounds checks.
@@ -28,6 +32,9 @@ pub fn cooperative(adapter: &wgpu::Adapter) -> Option<Cooperative> {
     let edge = edges.filter(|edge| [8, 16].contains(edge)).max()?;
     Some(Cooperative::new(edge, adapter.get_info().subgroup_max_size))
 }
+
+/// Features that are asked for wherever they are.
+pub const FEATURES: wgpu::Features = wgpu::Features::SHADER_F16.union(wgpu::Features::PIPELINE_CACHE);
 
 /// Leave for features that wgpu calls experimental.
 pub fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatures {

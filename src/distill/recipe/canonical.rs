@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::Result;
+use crate::device::Precision;
 
 /// Keys that may change when a run is resumed, because they decide where and how often it is written and what runs
 /// it, not what it computes.
@@ -169,8 +170,10 @@ impl TrainingArgs {
         put("save_total_limit", json!(self.save_total_limit));
         put("gradient_checkpointing", json!(self.gradient_checkpointing));
         // Left out where it changes nothing, so that runs of recipes that had no such key go on.
-        if self.bf16 {
-            put("bf16", json!(true));
+        match self.precision {
+            Precision::F32 => {}
+            Precision::Bf16 => drop(put("bf16", json!(true))),
+            Precision::F16 => drop(put("fp16", json!(true))),
         }
         put("save_dtype", json!(name(SAVE_DTYPES, self.save_dtype)));
         Value::Object(map)

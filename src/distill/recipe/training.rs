@@ -32,6 +32,7 @@ const KEYS: &[&str] = &[
     "save_total_limit",
     "gradient_checkpointing",
     "bf16",
+    "fp16",
     "save_dtype",
 ];
 
@@ -64,17 +65,24 @@ pub(super) fn training_args(node: &Node) -> Result<TrainingArgs> {
         save_steps: keys.or("save_steps", 500, Node::integer),
         save_total_limit: keys.or("save_total_limit", 2, Node::count),
         gradient_checkpointing: keys.or("gradient_checkpointing", false, Node::boolean),
-        bf16: keys.or("bf16", false, Node::boolean),
+        precision: precision(&mut keys),
         save_dtype: keys.or("save_dtype", SaveDtype::Float32, |n| n.choice(SAVE_DTYPES)),
     };
     keys.all()?;
     Ok(args)
 }
 
-impl TrainingArgs {
-    /// How the training step's products treat their factors.
-    pub fn precision(&self) -> Precision {
-        if self.bf16 { Precision::Bf16 } else { Precision::F32 }
+/// What products round their factors to.
+fn precision(keys: &mut Gather) -> Precision {
+    match [keys.or("bf16", false, Node::boolean), keys.or("fp16", false, Node::boolean)] {
+        [false, false] => Precision::F32,
+        [true, false] => Precision::Bf16,
+        [false, true] => Precision::F16,
+        [true, true] => {
+            let complaint = keys.complaint("fp16").expected("this or `bf16`").found("both");
+            keys.add(complaint.help("leave one out: `bf16` is for CPUs, `fp16` for GPUs"));
+            Precision::F32
+        }
     }
 }
 
