@@ -150,6 +150,7 @@ impl Gpu {
             Error::device(format!("{summary} does not open: {error}"), "try another adapter or `--device cpu`")
         })?;
         let fault = watch_for_faults(&device);
+        let software = summary.kind == Kind::Software;
         let caps = Caps {
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
@@ -160,8 +161,8 @@ impl Gpu {
             bf16: false,
             f16: features.contains(wgpu::Features::SHADER_F16),
             cooperative,
-            tiles: tiles_from_environment().unwrap_or_default(),
-            software: summary.kind == Kind::Software,
+            tiles: tiles_from_environment().unwrap_or(if software { Tiles::software() } else { Tiles::default() }),
+            software,
             trusted: host::TRUSTED && !checked(),
         };
         let (pipelines, in_flight) = Default::default();

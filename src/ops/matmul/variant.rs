@@ -29,8 +29,13 @@ impl Variant {
             return Variant::FewRows;
         }
         let tiles = |side: usize| batch * m.div_ceil(side) * n.div_ceil(side);
+        // Four tiles of half the side do as much: where fewer than three of them have work, the larger one wastes its time.
+        let larger = |side: usize, from: usize| {
+            let filled = 3 * tiles(side) <= tiles(side / 2) || from == 0;
+            filled && tiles(side) >= from
+        };
         let choice = caps.tiles;
-        let side = if tiles(64) >= choice.middle_from { 64 } else { 32 };
+        let side = if larger(64, choice.middle_from) { 64 } else { 32 };
         if !(aligned && choice.fours) {
             return Variant::Single(side);
         }
@@ -38,7 +43,7 @@ impl Variant {
         if let (Precision::F16, Some(cooperative), true) = (op.precision, caps.cooperative, large) {
             return Variant::Cooperative(cooperative);
         }
-        Variant::Fours(if tiles(128) >= choice.large_from { 128 } else { side })
+        Variant::Fours(if larger(128, choice.large_from) { 128 } else { side })
     }
 
     /// Workgroups.
