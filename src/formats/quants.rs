@@ -8,28 +8,30 @@
 use super::dtype::Quant;
 use half::f16;
 
-/// Decodes whole blocks of `bytes` into `out`.
-pub(super) fn dequantise(quant: Quant, bytes: &[u8], out: &mut [f32]) {
+/// Decodes blocks of `bytes`, one every `stride` bytes, into `out`.
+pub(super) fn dequantise(quant: Quant, bytes: &[u8], stride: usize, out: &mut [f32]) {
     match quant {
-        Quant::Q4_0 => each_block(bytes, out, q4_0),
-        Quant::Q4_1 => each_block(bytes, out, q4_1),
-        Quant::Q5_0 => each_block(bytes, out, q5_0),
-        Quant::Q5_1 => each_block(bytes, out, q5_1),
-        Quant::Q8_0 => each_block(bytes, out, q8_0),
-        Quant::Q2_K => each_block(bytes, out, q2_k),
-        Quant::Q3_K => each_block(bytes, out, q3_k),
-        Quant::Q4_K => each_block(bytes, out, q4_k),
-        Quant::Q5_K => each_block(bytes, out, q5_k),
-        Quant::Q6_K => each_block(bytes, out, q6_k),
+        Quant::Q4_0 => each_block(bytes, stride, out, q4_0),
+        Quant::Q4_1 => each_block(bytes, stride, out, q4_1),
+        Quant::Q5_0 => each_block(bytes, stride, out, q5_0),
+        Quant::Q5_1 => each_block(bytes, stride, out, q5_1),
+        Quant::Q8_0 => each_block(bytes, stride, out, q8_0),
+        Quant::Q2_K => each_block(bytes, stride, out, q2_k),
+        Quant::Q3_K => each_block(bytes, stride, out, q3_k),
+        Quant::Q4_K => each_block(bytes, stride, out, q4_k),
+        Quant::Q5_K => each_block(bytes, stride, out, q5_k),
+        Quant::Q6_K => each_block(bytes, stride, out, q6_k),
     }
 }
 
 fn each_block<const BYTES: usize, const VALUES: usize>(
     bytes: &[u8],
+    stride: usize,
     out: &mut [f32],
     decode: fn(&[u8; BYTES], &mut [f32; VALUES]),
 ) {
-    for (block, values) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+    let blocks = bytes.chunks(stride).filter_map(|block| block.first_chunk());
+    for (block, values) in blocks.zip(out.as_chunks_mut().0) {
         decode(block, values);
     }
 }
