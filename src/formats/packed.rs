@@ -7,6 +7,8 @@
 
 use super::quants::dequantise;
 use super::{Dtype, Quant};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// Numbers of F16 and BF16 that count as a block: what kernels decode at once.
 const HALVES: usize = 4;
@@ -63,6 +65,8 @@ impl Dtype {
         let bytes: &[u8] = bytemuck::cast_slice(words);
         match (self, self.packed_block()) {
             (Dtype::Quant(quant), Some((_, words))) => dequantise(quant, bytes, 4 * words, out),
+            // Eight at a time where the processor can.
+            (Dtype::F16, _) => bytemuck::cast_slice::<u8, f16>(bytes).convert_to_f32_slice(out),
             _ => self.decode(bytes, out),
         }
     }
