@@ -208,7 +208,7 @@ fn bfloat16(folder: &Path) {
 
 /// The first rows that a teacher records on a device, and the planned bytes of its weights.
 fn recorded(dir: &Path, device: &Device, teacher: &Path, weights: FrozenWeights) -> (RowBatch, u64) {
-    let teacher = ModelFolder::open(teacher.to_path_buf()).unwrap();
+    let teacher = ModelFolder::open(teacher).unwrap();
     let text = novel(dir, "captured.txt", 30_000..31_000);
     let options = CorpusOptions { limit: Some(200), ..CorpusOptions::new(vec![text]) };
     let corpus = Arc::new(read_corpus(&teacher.tokenizer().unwrap(), &options).unwrap());

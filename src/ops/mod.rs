@@ -21,6 +21,7 @@ pub mod ema;
 pub mod embedding;
 mod embedding_grad;
 pub mod entropy;
+pub mod f16_scale;
 pub mod gelu;
 pub mod grad_norm;
 pub mod hidden_loss;
@@ -67,6 +68,7 @@ pub use divergence::{Divergence, divergence};
 pub use ema::ema;
 pub use embedding::{Segments, embedding, gather_rows, segments_of};
 pub use entropy::entropy;
+pub use f16_scale::f16_scale;
 pub use gelu::gelu;
 pub use grad_norm::{BAD_NORM, grad_norm};
 pub use hidden_loss::{hidden_cosine, hidden_mse};
@@ -135,6 +137,7 @@ pub fn shaders() -> Vec<Shader> {
         embedding::SHADER,
         embedding_grad::SHADER,
         entropy::SHADER,
+        f16_scale::SHADER,
         gelu::SHADER,
         grad_norm::SHADER,
         hidden_loss::SHADER,
@@ -143,6 +146,9 @@ pub fn shaders() -> Vec<Shader> {
         lion::SHADER,
         log_sum_exp::SHADER,
         matmul::SHADER,
+        matmul::ALIGNED,
+        #[cfg(not(target_family = "wasm"))]
+        matmul::COOPERATIVE,
         norm::SHADER,
         norm_grad::SHADER,
         packed::SHADER,
