@@ -3,8 +3,8 @@
 use crate::device::Device;
 use crate::formats::ModelFolder;
 use crate::graph::{DType, Graph, Plan, Runner, Store};
-use crate::models::{self, Decoder, KvCache};
-use crate::nn::{BatchInputs, Params, windows_in};
+use crate::models::{self, Decoder, FrozenWeights, KvCache};
+use crate::nn::{BatchInputs, windows_in};
 use crate::random::SplitMix64;
 use crate::{Error, Result};
 use std::ops::ControlFlow;
@@ -65,6 +65,7 @@ impl Generator {
     /// Tokens from `vocabulary` on (padding of the embedding) are never chosen.
     pub fn new(device: &Device, folder: &ModelFolder, context: usize, vocabulary: usize) -> Result<Generator> {
         let decoder = models::from_config(folder.path(), &folder.config)?;
+        let decoder = decoder.with_frozen(FrozenWeights::Stored, &folder.tensors)?;
         if context > MAX_CONTEXT {
             let place = Error::at("the context (prompt and `max_tokens`)").expected(format!("at most {MAX_CONTEXT}"));
             return place.found(format!("{context} tokens")).help("ask for fewer tokens").err();
@@ -180,7 +181,7 @@ fn runner(
 ) -> Result<Runner> {
     let mut g = Graph::new();
     let batch = BatchInputs::declare(&mut g, name, n, context, false);
-    let params = Params::frozen("");
+    let params = decoder.frozen("");
     let hidden = decoder.forward_cached(&mut g, &params, &batch, KvCache { positions: context })?;
     if n == 1 {
         let logits = decoder.logits(&mut g, &params, hidden);

@@ -8,8 +8,8 @@ use crate::distill::step::provide;
 use crate::formats::ModelFolder;
 use crate::graph::{DType, Graph, Plan, Runner, Store};
 use crate::losses::{Head, Record, capture_head, chunk_rows};
-use crate::models::{self, Decoder, load_parameters};
-use crate::nn::{BatchInputs, Params};
+use crate::models::{self, Decoder, FrozenWeights, load_parameters};
+use crate::nn::BatchInputs;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -41,6 +41,7 @@ impl Scorer {
     /// likeliest tokens are reported too.
     pub fn new(device: &Device, folder: &ModelFolder, vocabulary: usize, top: usize) -> Result<Scorer> {
         let decoder = models::from_config(folder.path(), &folder.config)?;
+        let decoder = decoder.with_frozen(FrozenWeights::Stored, &folder.tensors)?;
         let vocabulary = vocabulary.min(decoder.config.vocab_size);
         if top > vocabulary {
             let place = Error::at("--top").expected(format!("at most {vocabulary}, the vocabulary"));
@@ -115,7 +116,7 @@ impl Scorer {
         // Padding rows are at position 0.
         let context = rows.min(self.decoder.config.max_position_embeddings);
         let batch = BatchInputs::declare(&mut g, "score", rows, context, false);
-        let params = Params::frozen("");
+        let params = self.decoder.frozen("");
         let hidden = self.decoder.forward(&mut g, &params, &batch, false)?;
         let weight = [self.decoder.head_weight(&mut g, &params)];
         let head = Head { weight: &weight, vocab: self.vocabulary, softcap: self.decoder.config.logit_softcap };

@@ -3,6 +3,8 @@
 
 use crate::common::gpus;
 use potstill::device::{Bind, Caps, Cooperative, Device, Tiles};
+use potstill::formats::{Dtype, Quant};
+use potstill::ops::{self, Layout};
 use potstill::selftest::{Case, cases, check_gradients, check_on, kernels_of};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -106,12 +108,13 @@ fn every_gpu_agrees_with_the_oracle() {
     }
 }
 
+/// Bytes of a binding, where kernels are to be cut.
+const LIMIT: u64 = 4096;
+
 /// Products whose matrices are each several times what a binding may hold, in every layout, so that the kernels are
 /// cut along every axis.
 #[test]
 fn every_gpu_cuts_products_larger_than_a_binding() {
-    use potstill::ops::{self, Layout};
-    const LIMIT: u64 = 4096;
     let product = |layout: Layout| {
         Case::new("matmul", format!("{layout:?} in pieces"), move |s| {
             let (m, n, k) = (70, 90, 50);
@@ -132,8 +135,37 @@ fn every_gpu_cuts_products_larger_than_a_binding() {
             Ok(())
         }));
     }
+    check_pieces(&rows);
+}
+
+/// Frozen matrices that are larger than a binding, and products with them of which another tensor is.
+#[test]
+fn every_gpu_cuts_packed_matrices_larger_than_a_binding() {
+    let mut rows = Vec::new();
+    for (stored, [m, n, k]) in [
+        (Dtype::Quant(Quant::Q8_0), [5, 200, 64]),
+        (Dtype::Quant(Quant::Q4_1), [66, 128, 96]),
+        (Dtype::Quant(Quant::Q4_K), [3, 300, 256]),
+        (Dtype::Bf16, [70, 64, 128]),
+    ] {
+        rows.push(Case::new("packed", format!("{stored} {m}x{n}x{k} in pieces"), move |s| {
+            let (x, w) = (s.fixed([m, k]), s.packed([n, k], stored));
+            let (bias, residual) = (s.fixed([n]), s.fixed([m, n]));
+            let y = ops::packed_linear(&mut s.graph, x, w, Some(bias), Some(residual));
+            s.result(y);
+            let ids = s.ints([3], vec![n as u32 - 1, 7, n as u32]);
+            let y = ops::packed_rows(&mut s.graph, ids, w, 2.0);
+            s.result(y);
+            Ok(())
+        }));
+    }
+    check_pieces(&rows);
+}
+
+/// Checks rows whose tensors are several times what a binding may hold.
+fn check_pieces(rows: &[Case]) {
     let small = Caps { max_binding: LIMIT, ..Caps::webgpu() };
-    for case in &rows {
+    for case in rows {
         let kernels = kernels_of(case, &small).unwrap();
         let ranges = kernels.iter().flat_map(|kernel| &kernel.binds).filter_map(|bind| match *bind {
             Bind::InRange(_, start, bytes) | Bind::OutRange(_, start, bytes) => Some((start, bytes)),
@@ -142,7 +174,7 @@ fn every_gpu_cuts_products_larger_than_a_binding() {
         let ranges: Vec<_> = ranges.collect();
         assert!(ranges.len() > 4 && ranges.iter().all(|&(start, bytes)| start % 256 == 0 && bytes <= LIMIT));
     }
-    check_with(|caps| caps.max_binding = LIMIT, &rows);
+    check_with(|caps| caps.max_binding = LIMIT, rows);
 }
 
 /// The optimiser's pages when they are several times what a binding may hold, or what one row of workgroups covers.

@@ -16,6 +16,7 @@ mod endpoint;
 mod errors;
 mod foreign;
 mod formats;
+mod frozen;
 mod hidden;
 mod hub;
 mod kill;

@@ -218,7 +218,10 @@ fn the_share_of_every_route_sums_to_one_or_nothing() {
     let teacher = |weight: f64, routes: &[&str]| Teacher {
         weight,
         routes: routes.iter().map(|route| route.to_string()).collect(),
-        ..Teacher::from(potstill::distill::recipe::TeacherSource::Live { path: "t".into() })
+        ..Teacher::from(potstill::distill::recipe::TeacherSource::Live {
+            path: "t".into(),
+            weights: Default::default(),
+        })
     };
     let teachers = [teacher(3.0, &["x"]), teacher(1.0, &["x", "y"]), teacher(4.0, &["z"])];
     let routes = ["w", "x", "y", "z"].map(String::from);

@@ -7,6 +7,7 @@ use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::setup::Setup;
 use potstill::distill::{CaptureOptions, Recipe, capture};
 use potstill::formats::ModelFolder;
+use potstill::models::FrozenWeights;
 use potstill::platform::process::{peak_resident, processor_time};
 use potstill::shards::{Reader, VALID};
 use potstill::{Error, Result};
@@ -54,16 +55,19 @@ pub fn name(task: &Value) -> String {
     }
 }
 
-/// Does what `task` says and gives the numbers.
+/// Does what `task` says and gives the numbers. With `"weights": "f32"` a teacher's matrices are decoded when they are
+/// loaded.
 pub fn run(task: &Value, cache: &Path, start: Instant) -> Result<Value> {
     let text = |key: &str| task[key].as_str().unwrap_or_default();
     let device = pollster::block_on(text("device").parse::<Choice>()?.open())?;
     let precision = serde_json::from_value(task["precision"].clone()).unwrap_or_default();
+    let weights = if text("weights") == "f32" { FrozenWeights::F32 } else { FrozenWeights::Stored };
+    let kind = (precision, weights);
     match text("task") {
         "ceiling" => ceiling::measure(&device),
         "kernels" => kernels::measure(&device),
-        "capture" => record(&device, precision, cache),
-        _ => step(device, text("losses"), precision, task["steps"].as_u64().unwrap_or(6) as usize, cache, start),
+        "capture" => record(&device, kind, cache),
+        _ => step(device, text("losses"), kind, task["steps"].as_u64().unwrap_or(6) as usize, cache, start),
     }
 }
 
@@ -94,13 +98,13 @@ pub fn prepare(cache: &Path) -> Result<()> {
     let mut file = std::fs::File::create(&path).map_err(Error::io("create", &path))?;
     writeln!(file, "{}", json!({ "text": some })).map_err(Error::io("write", &path))?;
     let device = pollster::block_on(Choice::Auto.open())?;
-    captured(&device, Precision::F32, cache, &shards(cache), None, &mut |_| ()).map(drop)
+    captured(&device, (Precision::F32, FrozenWeights::F32), cache, &shards(cache), None, &mut |_| ()).map(drop)
 }
 
 /// Captures the text, or its first tokens, into a folder.
 fn captured(
     device: &Device,
-    precision: Precision,
+    (precision, weights): (Precision, FrozenWeights),
     cache: &Path,
     folder: &Path,
     limit: Option<usize>,
@@ -110,7 +114,7 @@ fn captured(
     let options = CorpusOptions { limit, ..CorpusOptions::new(vec![text(cache)]) };
     let corpus = Arc::new(read_corpus(&model.tokenizer()?, &options)?);
     let options =
-        CaptureOptions { sequence_length: CONTEXT, batch_size: BATCH, precision, ..CaptureOptions::default() };
+        CaptureOptions { sequence_length: CONTEXT, batch_size: BATCH, precision, weights, ..CaptureOptions::default() };
     let manifest = capture(device, &model, &corpus, folder, &options, &mut |_| (), &mut |now| {
         progress(now);
         ControlFlow::Continue(())
@@ -119,7 +123,7 @@ fn captured(
 }
 
 /// Tokens a second of a capture after its first batch, and the process's largest size.
-fn record(device: &Device, precision: Precision, cache: &Path) -> Result<Value> {
+fn record(device: &Device, kind: (Precision, FrozenWeights), cache: &Path) -> Result<Value> {
     let folder = cache.join("speed/captured");
     if folder.exists() {
         std::fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
@@ -127,7 +131,7 @@ fn record(device: &Device, precision: Precision, cache: &Path) -> Result<Value> 
     let mut seen: Vec<(f64, u64)> = Vec::new();
     let start = Instant::now();
     let limit = CAPTURED[usize::from(!device.caps().software)];
-    captured(device, precision, cache, &folder, Some(limit), &mut |now| {
+    captured(device, kind, cache, &folder, Some(limit), &mut |now| {
         seen.push((start.elapsed().as_secs_f64(), now.rows));
     })?;
     let (Some(first), Some(last)) = (seen.first(), seen.last()) else {
@@ -168,12 +172,16 @@ fn divergence(exact: &Reader, found: &Reader) -> Result<f64> {
     Ok(sum / count.max(1) as f64)
 }
 
-fn recipe(losses: &str, precision: Precision, cache: &Path) -> Result<Recipe> {
+fn recipe(losses: &str, (precision, weights): (Precision, FrozenWeights), cache: &Path) -> Result<Recipe> {
+    let weights = if weights == FrozenWeights::F32 { "f32" } else { "stored" };
     let cross_entropy = |weight: f64| json!({ "function": "cross_entropy", "weight": weight });
     let divergence = json!({ "function": "kl", "weight": 0.9 });
     let (from, losses) = match losses {
         "sft" => (Value::Null, json!([cross_entropy(1.0)])),
-        "dense" => (json!({ "kind": "live", "path": teacher(cache) }), json!([divergence, cross_entropy(0.1)])),
+        "dense" => (
+            json!({ "kind": "live", "path": teacher(cache), "weights": weights }),
+            json!([divergence, cross_entropy(0.1)]),
+        ),
         _ => (json!({ "kind": "shards", "path": shards(cache) }), json!([divergence, cross_entropy(0.1)])),
     };
     let mut recipe = json!({
@@ -197,12 +205,12 @@ fn recipe(losses: &str, precision: Precision, cache: &Path) -> Result<Recipe> {
 fn step(
     device: Device,
     losses: &str,
-    precision: Precision,
+    kind: (Precision, FrozenWeights),
     steps: usize,
     cache: &Path,
     start: Instant,
 ) -> Result<Value> {
-    let setup = Setup::open_on(&recipe(losses, precision, cache)?, device.clone())?;
+    let setup = Setup::open_on(&recipe(losses, kind, cache)?, device.clone())?;
     let planned = setup.memory.total();
     let mut trainer = pollster::block_on(setup.trainer())?;
     let (mut seconds, mut first_step, mut last_losses) = (Vec::new(), 0.0, Vec::new());

@@ -7,7 +7,7 @@ mod generate;
 mod inspect;
 mod train;
 
-pub use capture::{CaptureArgs, KindArg, PrecisionArg, SplitArg, StateArg};
+pub use capture::{CaptureArgs, KindArg, PrecisionArg, SplitArg, StateArg, WeightsArg};
 #[cfg(feature = "parquet")]
 pub use convert::{ConvertArgs, ToArg, ValuesArg};
 pub use generate::{GenerateArgs, ScoreArgs};

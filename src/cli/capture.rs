@@ -1,6 +1,6 @@
 //! `potstill capture`: a teacher's distributions into a shard set.
 
-use super::args::{CaptureArgs, Cli, KindArg, PrecisionArg, SplitArg, StateArg};
+use super::args::{CaptureArgs, Cli, KindArg, PrecisionArg, SplitArg, StateArg, WeightsArg};
 use super::human::{bytes, count};
 use super::progress::{Meter, say};
 use super::{interrupt, open_model};
@@ -10,6 +10,7 @@ use crate::device::Precision;
 use crate::distill::CaptureOptions;
 use crate::distill::capture::Progress;
 use crate::distill::corpus::{CorpusOptions, read_corpus};
+use crate::models::FrozenWeights;
 use crate::shards::spec::DEFAULT_MAX_UNIQUE;
 use crate::shards::{LogProbType, Manifest, Record, StateType};
 use crate::tuning::tuned;
@@ -93,6 +94,10 @@ fn options(args: &CaptureArgs) -> CaptureOptions {
             PrecisionArg::F32 => Precision::F32,
             PrecisionArg::Bf16 => Precision::Bf16,
             PrecisionArg::F16 => Precision::F16,
+        },
+        weights: match args.weights {
+            WeightsArg::Stored => FrozenWeights::Stored,
+            WeightsArg::F32 => FrozenWeights::F32,
         },
         ..CaptureOptions::default()
     }

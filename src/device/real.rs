@@ -3,6 +3,7 @@
 use super::bf16;
 use super::fast::*;
 use super::gemm::{Layout, gemm};
+use std::cell::Cell;
 use std::fmt::{Debug, Display};
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
@@ -111,6 +112,21 @@ pub trait Real:
     fn axpy(y: &mut [Self], a: Self, x: &[Self]) {
         y.iter_mut().zip(x).for_each(|(y, &x)| *y += a * x);
     }
+    /// Sets `out` to the f32 values that `fill` writes.
+    fn filled(out: &mut [Self], fill: impl FnOnce(&mut [f32])) {
+        let mut narrow = vec![0.0; out.len()];
+        fill(&mut narrow);
+        out.iter_mut().zip(narrow).for_each(|(out, x)| *out = Self::of(f64::from(x)));
+    }
+    /// Gives `work` a slice of `len` values, whatever they are.
+    fn with_scratch(len: usize, work: impl FnOnce(&mut [Self])) {
+        work(&mut vec![Self::ZERO; len]);
+    }
+}
+
+thread_local! {
+    /// This thread's scratch in f32, kept: a steady state allocates nothing.
+    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 impl Real for f64 {
@@ -213,6 +229,18 @@ impl Real for f32 {
     }
     fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
         axpy_f32(y, a, x);
+    }
+    fn filled(out: &mut [f32], fill: impl FnOnce(&mut [f32])) {
+        fill(out);
+    }
+    fn with_scratch(len: usize, work: impl FnOnce(&mut [f32])) {
+        // Taken, not borrowed: work that waits for other threads may run another op's here.
+        let mut scratch = SCRATCH.take();
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        work(&mut scratch[..len]);
+        SCRATCH.set(scratch);
     }
 }
 

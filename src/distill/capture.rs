@@ -10,8 +10,8 @@ use crate::device::{Device, Precision};
 use crate::formats::{ModelFolder, Tokenizer};
 use crate::graph::{DType, Graph, Plan, Runner, Store};
 use crate::losses::{self, Capture, Head, capture_head, chunk_rows};
-use crate::models::{self, Decoder, load_parameters};
-use crate::nn::{BatchInputs, Params};
+use crate::models::{self, Decoder, FrozenWeights, load_parameters};
+use crate::nn::BatchInputs;
 use crate::shards::sample::{counts_from_draws, limit_unique};
 use crate::shards::spec::DEFAULT_ROWS_PER_SHARD;
 use crate::shards::{
@@ -39,6 +39,8 @@ pub struct CaptureOptions {
     pub rows_per_shard: u32,
     /// How the teacher's products treat their factors; the set says so.
     pub precision: Precision,
+    /// How the teacher's matrices lie in memory; the set is the same.
+    pub weights: FrozenWeights,
 }
 
 impl Default for CaptureOptions {
@@ -50,6 +52,7 @@ impl Default for CaptureOptions {
             batch_size: 2,
             rows_per_shard: DEFAULT_ROWS_PER_SHARD,
             precision: Precision::F32,
+            weights: FrozenWeights::default(),
         }
     }
 }
@@ -104,6 +107,7 @@ pub fn capture(
     device.check_precision(options.precision, "capture's `precision`")?;
     let tokenizer = teacher.tokenizer()?;
     let decoder = models::from_config(teacher.path(), &teacher.config)?;
+    let decoder = decoder.with_frozen(options.weights, &teacher.tensors)?;
     let record = capture_states::complete(&options.record, &decoder.config)?;
     let options = &CaptureOptions { record, ..options.clone() };
     let spec = set_spec(teacher, &decoder, &tokenizer, corpus, options);
@@ -207,7 +211,7 @@ impl Recorder {
         let mut g = Graph::new();
         g.set_precision(options.precision);
         let batch = BatchInputs::declare(&mut g, "capture", n, options.sequence_length, false);
-        let params = Params::frozen("");
+        let params = decoder.frozen("");
         let traced = decoder.forward_traced(&mut g, &params, &batch, false, &capture_states::taps(&options.record))?;
         let weight = [decoder.head_weight(&mut g, &params)];
         let head = Head { weight: &weight, vocab: vocabulary, softcap: decoder.config.logit_softcap };
@@ -222,7 +226,7 @@ impl Recorder {
             None => capture_states::outputs(&mut g, traced.hidden, &traced.states, &head, [labels, weights], rows)?,
         }
         let plan = Plan::new(&g)?;
-        let parameters = 4 * decoder.parameter_count() as u64;
+        let parameters = decoder.parameter_bytes();
         let inputs = plan.kept.iter().sum::<u64>();
         let memory = Memory { parameters, inputs, activations: plan.slots.iter().sum(), ..Memory::default() };
         planned(&memory);

@@ -10,8 +10,8 @@ use crate::device::Device;
 use crate::formats::ModelFolder;
 use crate::graph::{DType, Graph, Plan, Runner, Store, Tensor};
 use crate::losses::{Head, Live, chunk_rows, fidelity_head};
-use crate::models::{self, Decoder, load_parameters};
-use crate::nn::{BatchInputs, Params};
+use crate::models::{self, Decoder, FrozenWeights, load_parameters};
+use crate::nn::BatchInputs;
 use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
@@ -48,6 +48,7 @@ impl Comparison {
         let mut open = |folder: &ModelFolder, prefix: &str| -> Result<Decoder> {
             same_tokenizer(teacher, folder)?;
             let decoder = models::from_config(folder.path(), &folder.config)?;
+            let decoder = decoder.with_frozen(FrozenWeights::Stored, &folder.tensors)?;
             decoder.allocate(&mut store, prefix, self.context)?;
             load_parameters(&decoder, &store, prefix, &folder.tensors, None)?;
             Ok(decoder)
@@ -83,7 +84,7 @@ impl Comparison {
         let labels = g.external(&format!("{PREFIX}.labels"), [n], DType::U32);
         let weights = g.external(&format!("{PREFIX}.weights"), [n], DType::F32);
         let mut run = |decoder: &Decoder, prefix: &str| -> Result<(Tensor, [Tensor; 1])> {
-            let params = Params::frozen(prefix);
+            let params = decoder.frozen(prefix);
             let hidden = decoder.forward(&mut g, &params, &batch, false)?;
             Ok((hidden, [decoder.head_weight(&mut g, &params)]))
         };

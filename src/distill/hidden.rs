@@ -220,7 +220,8 @@ impl HiddenLosses {
                     h = match projected.iter().find(|(known, _)| *known == pair) {
                         Some((_, h)) => *h,
                         None => {
-                            let trained = Params { prefix: "", trainable: &|_| true, lora: None, merged: None };
+                            let trained =
+                                Params { prefix: "", trainable: &|_| true, lora: None, merged: None, packed: None };
                             let h =
                                 nn::linear(g, &trained, &self.projection_name(pair), h, self.widths[1], false, None);
                             projected.push((pair, h));

@@ -34,7 +34,7 @@ impl Lineage {
         let (mut teachers, mut shards) = (Vec::new(), Vec::new());
         for (number, teacher) in recipe.teachers.iter().enumerate() {
             match &teacher.source {
-                TeacherSource::Live { path } => {
+                TeacherSource::Live { path, .. } => {
                     teachers.push(origin(path.clone(), digest(&digest_name("teacher", number))));
                 }
                 TeacherSource::Shards { path, .. } => {

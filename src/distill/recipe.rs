@@ -253,7 +253,7 @@ impl Recipe {
     /// Whose tokenizer the run uses: a model folder, GGUF file, hub id, or the folder of `model.config`'s file.
     pub fn tokenizer_source(&self) -> Option<PathBuf> {
         let live = self.teachers.iter().find_map(|teacher| match &teacher.source {
-            TeacherSource::Live { path } => Some(PathBuf::from(path)),
+            TeacherSource::Live { path, .. } => Some(PathBuf::from(path)),
             TeacherSource::Shards { .. } => None,
         });
         match &self.model {

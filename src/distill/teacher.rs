@@ -6,8 +6,9 @@ use super::step::{TeacherInput, teacher_prefix};
 use super::student::open_model;
 use super::teacher_rows::{TeacherRows, stored_states};
 use crate::formats::{ModelFolder, Tokenizer};
-use crate::graph::{DType, Graph, Store};
-use crate::models::{self, Decoder, DecoderConfig, load_parameters};
+use crate::graph::{Graph, Store};
+use crate::models::{self, Decoder, DecoderConfig, FrozenWeights, load_parameter, load_parameters};
+use crate::nn::ParamSpec;
 use crate::shards::{Reader, SetSpec};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -64,9 +65,10 @@ impl Found {
 
     fn open(recipe: &Recipe, number: usize) -> Result<Found> {
         match &recipe.teachers[number].source {
-            TeacherSource::Live { path } => {
+            TeacherSource::Live { path, weights } => {
                 let folder = open_model(path)?;
                 let decoder = models::from_config(folder.path(), &folder.config)?;
+                let decoder = decoder.with_frozen(*weights, &folder.tensors)?;
                 Ok(Found::Model(folder, Box::new(decoder)))
             }
             TeacherSource::Shards { path, head } => {
@@ -83,7 +85,7 @@ impl Found {
             return Ok(HiddenLosses::default());
         };
         let states = match (self, &recipe.teachers[number].source) {
-            (Found::Model(_, decoder), TeacherSource::Live { path }) => {
+            (Found::Model(_, decoder), TeacherSource::Live { path, .. }) => {
                 TeacherStates::live(number, path, &decoder.config)
             }
             (Found::Set(reader), _) => {
@@ -118,7 +120,7 @@ impl Found {
         digests: &mut BTreeMap<String, String>,
     ) -> Result<OpenTeacher> {
         match (self, &recipe.teachers[number].source) {
-            (Found::Model(folder, decoder), TeacherSource::Live { path }) => {
+            (Found::Model(folder, decoder), TeacherSource::Live { path, .. }) => {
                 check_tokenizer(&folder, &decoder, path, tokenizer)?;
                 digests.insert(digest_name("teacher", number), folder.digest());
                 Ok(OpenTeacher { number, model: Some((folder, *decoder)), records: Recorded::default() })
@@ -169,8 +171,9 @@ impl OpenTeacher {
         for (name, tensor) in graph.externals() {
             let Some(source) = name.strip_prefix(&prefix) else { continue };
             folder.tensors.expect_shape(source, &tensor.shape)?;
-            store.add(name, tensor.shape, DType::F32)?;
-            store.write(name, &folder.tensors.read_f32(source)?)?;
+            store.add(name, tensor.shape, tensor.dtype)?;
+            let spec = ParamSpec { name: source.to_owned(), shape: tensor.shape };
+            load_parameter(decoder, store, name, &folder.tensors, source, &spec)?;
         }
         Ok(())
     }
@@ -246,6 +249,7 @@ fn check_tokenizer(folder: &ModelFolder, decoder: &Decoder, path: &str, tokenize
 fn open_head(name: &str, shards: &Path, spec: &SetSpec, tokenizer: &Tokenizer) -> Result<(ModelFolder, Decoder)> {
     let folder = open_model(name)?;
     let decoder = models::from_config(folder.path(), &folder.config)?;
+    let decoder = decoder.with_frozen(FrozenWeights::Stored, &folder.tensors)?;
     check_tokenizer(&folder, &decoder, name, tokenizer)?;
     let digest = folder.digest();
     if digest == spec.teacher.digest {

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use std::fmt;
 
 /// A storage type: IEEE and brain floats, GGUF's block quantisations, or a safetensors type kept only by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// 32-bit float.
     F32,
@@ -21,7 +21,7 @@ pub enum Dtype {
 }
 
 /// GGUF's block quantisations, by their ggml names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, non_camel_case_types)]
 pub enum Quant {
     Q4_0,
@@ -120,7 +120,7 @@ impl Dtype {
             Dtype::F32 => decode_each(bytes, out, f32::from_le_bytes),
             Dtype::F16 => decode_each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
             Dtype::Bf16 => decode_each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
-            Dtype::Quant(quant) => quants::dequantise(quant, bytes, out),
+            Dtype::Quant(quant) => quants::dequantise(quant, bytes, quant.block().1, out),
             Dtype::Other(_) => unreachable!("refused before any bytes are asked for"),
         }
     }

@@ -17,6 +17,7 @@ pub mod hub;
 #[cfg(feature = "hub")]
 mod hub_fetch;
 mod model_folder;
+mod packed;
 #[cfg(feature = "parquet")]
 pub mod parquet;
 mod peft;

@@ -8,37 +8,44 @@
 use super::dtype::Quant;
 use half::f16;
 
-/// Decodes whole blocks of `bytes` into `out`.
-pub(super) fn dequantise(quant: Quant, bytes: &[u8], out: &mut [f32]) {
+/// Decodes blocks of `bytes`, one every `stride` bytes, into `out`. What it calls is inlined into each instruction set's
+/// version of it.
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub(super) fn dequantise(quant: Quant, bytes: &[u8], stride: usize, out: &mut [f32]) {
     match quant {
-        Quant::Q4_0 => each_block(bytes, out, q4_0),
-        Quant::Q4_1 => each_block(bytes, out, q4_1),
-        Quant::Q5_0 => each_block(bytes, out, q5_0),
-        Quant::Q5_1 => each_block(bytes, out, q5_1),
-        Quant::Q8_0 => each_block(bytes, out, q8_0),
-        Quant::Q2_K => each_block(bytes, out, q2_k),
-        Quant::Q3_K => each_block(bytes, out, q3_k),
-        Quant::Q4_K => each_block(bytes, out, q4_k),
-        Quant::Q5_K => each_block(bytes, out, q5_k),
-        Quant::Q6_K => each_block(bytes, out, q6_k),
+        Quant::Q4_0 => each_block(bytes, stride, out, q4_0),
+        Quant::Q4_1 => each_block(bytes, stride, out, q4_1),
+        Quant::Q5_0 => each_block(bytes, stride, out, q5_0),
+        Quant::Q5_1 => each_block(bytes, stride, out, q5_1),
+        Quant::Q8_0 => each_block(bytes, stride, out, q8_0),
+        Quant::Q2_K => each_block(bytes, stride, out, q2_k),
+        Quant::Q3_K => each_block(bytes, stride, out, q3_k),
+        Quant::Q4_K => each_block(bytes, stride, out, q4_k),
+        Quant::Q5_K => each_block(bytes, stride, out, q5_k),
+        Quant::Q6_K => each_block(bytes, stride, out, q6_k),
     }
 }
 
+#[inline(always)]
 fn each_block<const BYTES: usize, const VALUES: usize>(
     bytes: &[u8],
+    stride: usize,
     out: &mut [f32],
     decode: fn(&[u8; BYTES], &mut [f32; VALUES]),
 ) {
-    for (block, values) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+    let blocks = bytes.chunks(stride).filter_map(|block| block.first_chunk());
+    for (block, values) in blocks.zip(out.as_chunks_mut().0) {
         decode(block, values);
     }
 }
 
+#[inline(always)]
 fn scale(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
 /// d, 16 bytes of nibbles: d * (q - 8).
+#[inline(always)]
 fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     let d = scale(block, 0);
     for (j, byte) in block[2..].iter().enumerate() {
@@ -48,6 +55,7 @@ fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
 }
 
 /// d, m, 16 bytes of nibbles: d * q + m.
+#[inline(always)]
 fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     let (d, m) = (scale(block, 0), scale(block, 2));
     for (j, byte) in block[4..].iter().enumerate() {
@@ -57,49 +65,61 @@ fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
 }
 
 /// The 32 five-bit values of a Q5_0 or Q5_1 block: four bytes of fifth bits, then nibbles.
+#[inline(always)]
 fn five_bits(bytes: &[u8]) -> [u8; 32] {
     let high = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    let fifth = |i: usize| ((high >> i & 1) as u8) << 4;
-    std::array::from_fn(|i| match i {
-        0..16 => bytes[4 + i] & 15 | fifth(i),
-        _ => bytes[4 + i - 16] >> 4 | fifth(i),
-    })
+    let mut q = [0; 32];
+    for (j, &byte) in bytes[4..20].iter().enumerate() {
+        q[j] = byte & 15;
+        q[j + 16] = byte >> 4;
+    }
+    for (i, q) in q.iter_mut().enumerate() {
+        *q |= ((high >> i & 1) << 4) as u8;
+    }
+    q
 }
 
 /// d, fifth bits, nibbles: d * (q - 16).
+#[inline(always)]
 fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let d = scale(block, 0);
-    *out = five_bits(&block[2..]).map(|q| d * f32::from(q as i8 - 16));
+    *out = five_bits(&block[2..]).map(|q| d * (f32::from(q) - 16.0));
 }
 
 /// d, m, fifth bits, nibbles: d * q + m.
+#[inline(always)]
 fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
     let (d, m) = (scale(block, 0), scale(block, 2));
     *out = five_bits(&block[4..]).map(|q| d * f32::from(q) + m);
 }
 
 /// d, 32 signed bytes: d * q.
+#[inline(always)]
 fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     let d = scale(block, 0);
-    for (value, byte) in out.iter_mut().zip(&block[2..]) {
-        *value = f32::from(*byte as i8) * d;
+    // By index: compilers then see that both sides are 32 long, and take them in vectors.
+    for j in 0..32 {
+        out[j] = f32::from(block[2 + j] as i8) * d;
     }
 }
 
 /// 16 bytes of (scale, min) nibbles, 64 bytes of 2-bit quants, d, dmin: d * scale * q - dmin * min.
 /// Each run of 32 quant bytes holds 128 values, two bits at a time.
+#[inline(always)]
 fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     let (scales, quants) = (&block[..16], &block[16..80]);
     let (d, dmin) = (scale(block, 80), scale(block, 82));
-    for (i, value) in out.iter_mut().enumerate() {
-        let sub = scales[i / 16];
-        let q = quants[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
-        *value = d * f32::from(sub & 15) * f32::from(q) - dmin * f32::from(sub >> 4);
+    for (part, values) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let (ds, dm) = (d * f32::from(scales[part] & 15), dmin * f32::from(scales[part] >> 4));
+        for (value, byte) in values.iter_mut().zip(&quants[part / 8 * 32 + part % 2 * 16..]) {
+            *value = ds * f32::from(byte >> (part % 8 / 2 * 2) & 3) - dm;
+        }
     }
 }
 
 /// 32 bytes of high-bit mask, 64 bytes of 2-bit quants, 12 bytes of sixteen 6-bit scales, d: d * (scale - 32) * q,
 /// where q is two bits, less 4 when its mask bit is clear.
+#[inline(always)]
 fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
     let (mask, quants, packed) = (&block[..32], &block[32..96], &block[96..108]);
     let d = scale(block, 108);
@@ -108,14 +128,17 @@ fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
         let high = packed[8 + s % 4] >> (s / 4 * 2) & 3;
         d * f32::from((low | high << 4) as i8 - 32)
     });
-    for (i, value) in out.iter_mut().enumerate() {
-        let low = (quants[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3) as i8;
-        let offset = if mask[i % 32] >> (i / 32) & 1 == 1 { 0 } else { 4 };
-        *value = scales[i / 16] * f32::from(low - offset);
+    for (part, values) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let (quants, mask) = (&quants[part / 8 * 32 + part % 2 * 16..], &mask[part % 2 * 16..]);
+        for ((value, byte), mask) in values.iter_mut().zip(quants).zip(mask) {
+            let (low, kept) = (byte >> (part % 8 / 2 * 2) & 3, mask >> (part / 2) & 1);
+            *value = scales[part] * (f32::from(low | kept << 2) - 4.0);
+        }
     }
 }
 
 /// The eight 6-bit (scale, min) pairs of a Q4_K or Q5_K block, from its 12 packed bytes.
+#[inline(always)]
 fn six_bit_pairs(packed: &[u8]) -> [(u8, u8); 8] {
     std::array::from_fn(|j| match j {
         0..4 => (packed[j] & 63, packed[j + 4] & 63),
@@ -125,18 +148,21 @@ fn six_bit_pairs(packed: &[u8]) -> [(u8, u8); 8] {
 
 /// d, dmin, 12 bytes of scales and mins, 128 bytes of nibbles: d * scale * q - dmin * min.
 /// Each run of 32 quant bytes holds 64 values.
+#[inline(always)]
 fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     let (d, dmin) = (scale(block, 0), scale(block, 2));
     let (pairs, quants) = (six_bit_pairs(&block[4..16]), &block[16..]);
-    for (sub, (values, (sc, m))) in out.as_chunks_mut::<32>().0.iter_mut().zip(pairs).enumerate() {
-        let (ds, dm) = (d * f32::from(sc), dmin * f32::from(m));
-        for (value, byte) in values.iter_mut().zip(&quants[sub / 2 * 32..]) {
-            *value = ds * f32::from(byte >> (sub % 2 * 4) & 15) - dm;
+    for (run, values) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+        let [low, high] = [pairs[2 * run], pairs[2 * run + 1]].map(|(sc, m)| (d * f32::from(sc), dmin * f32::from(m)));
+        for (j, byte) in quants[32 * run..][..32].iter().enumerate() {
+            values[j] = low.0 * f32::from(byte & 15) - low.1;
+            values[j + 32] = high.0 * f32::from(byte >> 4) - high.1;
         }
     }
 }
 
 /// As Q4_K with 32 bytes of fifth bits before the nibbles: bit `sub` of byte j is for value j of the sub-block.
+#[inline(always)]
 fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     let (d, dmin) = (scale(block, 0), scale(block, 2));
     let (pairs, high, quants) = (six_bit_pairs(&block[4..16]), &block[16..48], &block[48..]);
@@ -151,14 +177,20 @@ fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
 
 /// 128 bytes of nibbles, 64 bytes of 2-bit highs, 16 signed scales, d: d * scale * (q - 32).
 /// Each run of 64 nibble bytes and 32 high bytes holds 128 values.
+#[inline(always)]
 fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
     let d = scale(block, 208);
-    for (i, value) in out.iter_mut().enumerate() {
-        let (run, within) = (i / 128, i % 128);
-        let nibble = low[run * 64 + within % 64] >> (within / 64 * 4) & 15;
-        let two = high[run * 32 + within % 32] >> (within / 32 * 2) & 3;
-        *value = d * f32::from(scales[i / 16] as i8) * f32::from((nibble | two << 4) as i8 - 32);
+    for (part, values) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let (run, within) = (part / 8, part % 8 * 16);
+        let scale = d * f32::from(scales[part] as i8);
+        let low = &low[run * 64 + within % 64..];
+        let high = &high[run * 32 + within % 32..];
+        for ((value, low), high) in values.iter_mut().zip(low).zip(high) {
+            let nibble = low >> (within / 64 * 4) & 15;
+            let two = high >> (within / 32 * 2) & 3;
+            *value = scale * (f32::from(nibble | two << 4) - 32.0);
+        }
     }
 }
 

@@ -247,6 +247,27 @@ impl Tensors {
         Ok(())
     }
 
+    /// Lays some rows of a matrix into `out` as they are stored (see `formats/packed.rs`), which must have room for
+    /// exactly them.
+    pub fn read_packed(&self, name: &str, rows: Range<usize>, out: &mut [u32]) -> Result<()> {
+        let entry = self.entry(name)?;
+        let (&[height, width], Some((values, size))) = (&entry.shape[..], entry.dtype.block()) else {
+            return self.undecodable(entry, name);
+        };
+        let words = entry.dtype.packed_words(width);
+        let fits = entry.dtype.packs(width) && rows.end <= height && rows.len().checked_mul(words) == Some(out.len());
+        if !fits {
+            let expected = format!("a matrix whose rows {rows:?} are blocks of {} words", out.len());
+            return self.complaint(entry, name).expected(expected).found(format!("{:?}", entry.shape)).err();
+        }
+        let (bytes, row_bytes) = (&self.files[entry.file].1[entry.range.clone()], width / values * size);
+        for (row, out) in rows.zip(out.chunks_exact_mut(words)) {
+            let source = entry.interleaved.map_or(row, |heads| interleaved_row(row, height / heads));
+            entry.dtype.pack(&bytes[source * row_bytes..][..row_bytes], out);
+        }
+        Ok(())
+    }
+
     /// Tells the system that a tensor will be read soon.
     pub fn prefetch(&self, name: &str) {
         if let Ok(entry) = self.entry(name) {

@@ -70,6 +70,6 @@ pub fn evaluate(graph: &Graph, externals: &mut HashMap<String, Values>, wanted: 
 fn empty(tensor: &Tensor) -> Values {
     match tensor.dtype {
         DType::F32 => Values::F(vec![f64::NAN; tensor.shape.numel()]),
-        DType::U32 => Values::U(vec![u32::MAX; tensor.shape.numel()]),
+        DType::U32 | DType::Packed(_) => Values::U(vec![u32::MAX; tensor.bytes() as usize / 4]),
     }
 }

@@ -141,9 +141,9 @@ impl Runner {
         }
         let arg = |(i, (tensor, _)): (usize, &(Tensor, Place))| match (&read[i], tensor.dtype) {
             (Some(guard), DType::F32) => Arg::F(bytemuck::cast_slice(&guard[word_range(&inputs[i])])),
-            (Some(guard), DType::U32) => Arg::U(&guard[word_range(&inputs[i])]),
+            (Some(guard), DType::U32 | DType::Packed(_)) => Arg::U(&guard[word_range(&inputs[i])]),
             (None, DType::F32) => Arg::F(&[]),
-            (None, DType::U32) => Arg::U(&[]),
+            (None, DType::U32 | DType::Packed(_)) => Arg::U(&[]),
         };
         let arguments = step.inputs.iter().enumerate().map(arg).collect();
         let mut results = Vec::new();
@@ -151,7 +151,7 @@ impl Runner {
             let data = &mut guard[word_range(slice)];
             results.push(match tensor.dtype {
                 DType::F32 => ArgMut::F(bytemuck::cast_slice_mut(data)),
-                DType::U32 => ArgMut::U(data),
+                DType::U32 | DType::Packed(_) => ArgMut::U(data),
             });
         }
         step.with_node(|node| {

@@ -35,7 +35,7 @@ impl Store {
     /// Gives `name` memory of its own, zeroed.
     pub fn add(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> Result<()> {
         let shape = shape.into();
-        let buffer = self.device.alloc(name, shape.numel() as u64 * 4)?;
+        let buffer = self.device.alloc(name, dtype.bytes(shape))?;
         self.insert(name, buffer.whole(), shape, dtype);
         Ok(())
     }
@@ -119,6 +119,14 @@ impl Store {
     /// Writes f32 or u32 values at the start of `name`.
     pub fn write<T: bytemuck::NoUninit>(&self, name: &str, values: &[T]) -> Result<()> {
         self.device.write(&self.entry(name)?.slice, bytemuck::cast_slice(values))
+    }
+
+    /// Writes words of `name` from word `first` on.
+    pub fn write_words(&self, name: &str, first: usize, words: &[u32]) -> Result<()> {
+        let Slice { buffer, offset, bytes } = self.entry(name)?.slice.clone();
+        let skipped = first as u64 * 4;
+        let left = bytes.checked_sub(skipped).ok_or_else(|| Error::internal(format!("word {first} of `{name}`")))?;
+        self.device.write(&Slice { buffer, offset: offset + skipped, bytes: left }, bytemuck::cast_slice(words))
     }
 
     /// Reads `name` back as f32.

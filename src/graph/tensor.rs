@@ -1,15 +1,29 @@
 //! Tensor handles: an id, a shape and a dtype. Data lives elsewhere.
 
+use crate::formats::Dtype;
 use std::fmt;
 use std::ops::Deref;
 
-/// Element type on the device. Weights of other types are widened when they are loaded.
+/// Element type on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
     /// 32-bit float; the f64 oracle widens these.
     F32,
     /// 32-bit unsigned: token ids, positions, ranges, packed records.
     U32,
+    /// A frozen matrix in the blocks of its file's type (see `formats/packed.rs`), which ops read as u32 words.
+    Packed(Dtype),
+}
+
+impl DType {
+    /// Bytes of a tensor of this type.
+    pub fn bytes(self, shape: Shape) -> u64 {
+        let words = match self {
+            DType::F32 | DType::U32 => shape.numel(),
+            DType::Packed(stored) => shape.rows() * stored.packed_words(shape.cols()),
+        };
+        words as u64 * 4
+    }
 }
 
 /// Up to four dimensions, row-major.
@@ -71,7 +85,7 @@ pub struct Tensor {
 impl Tensor {
     /// Bytes on the device.
     pub fn bytes(&self) -> u64 {
-        self.shape.numel() as u64 * 4
+        self.dtype.bytes(self.shape)
     }
 }
 

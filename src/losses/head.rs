@@ -1,7 +1,7 @@
 //! The head's matrix and its two sides: logits of some rows, and gradients from them.
 
 use crate::device::Caps;
-use crate::graph::{Graph, Tensor};
+use crate::graph::{DType, Graph, Tensor};
 use crate::ops::{self, Layout, View};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -56,6 +56,9 @@ impl Head<'_> {
         if hidden.shape.len() != 2 || self.weight.is_empty() || !self.weight.iter().all(fits) {
             return Err(Error::internal(format!("a head {:?} on hidden states {hidden:?}", self.weight)));
         }
+        if self.weight.len() > 1 && self.weight.iter().any(packed) {
+            return Err(Error::internal("a head of several blocks that are not f32"));
+        }
         if !(1..=self.columns()).contains(&self.vocab) {
             return Err(Error::internal(format!("{} tokens in a head of {} rows", self.vocab, self.columns())));
         }
@@ -66,6 +69,7 @@ impl Head<'_> {
     pub(super) fn logits(&self, g: &mut Graph, hidden: Tensor, rows: &Range<usize>) -> Tensor {
         let x = View::rows_of(hidden, rows.clone());
         let z = match *self.weight {
+            [weight] if packed(&weight) => ops::packed_product(g, x, weight),
             [weight] => ops::matmul(g, Layout::NT, x, weight),
             _ => {
                 let zeros = ops::zeros(g, [rows.len(), self.columns()]);
@@ -118,6 +122,11 @@ impl Head<'_> {
             Some(columns)
         })
     }
+}
+
+/// Whether a matrix stays as its file stores it.
+fn packed(weight: &Tensor) -> bool {
+    matches!(weight.dtype, DType::Packed(_))
 }
 
 /// Log-sum-exps of one chunk of logits, each computed once.

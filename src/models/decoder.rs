@@ -4,15 +4,20 @@ use super::block::Pass;
 use super::config::{DecoderConfig, Mlp, Qkv};
 use super::{Taps, Traced};
 use crate::Result;
-use crate::graph::{Graph, Shape, Tensor};
+use crate::formats::Dtype;
+use crate::graph::{DType, Graph, Shape, Tensor};
 use crate::nn::{BatchInputs, ParamSpec, Params};
 use crate::ops::{self, Layout, View};
+use std::collections::BTreeMap;
 
 /// A decoder-only transformer that can be recorded into a graph.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     /// Its configuration.
     pub config: DecoderConfig,
+    /// The matrices that stay as their file stores them, by name: none unless [`Decoder::with_frozen`] was asked, and
+    /// only of a model that is not trained.
+    pub packed: BTreeMap<String, Dtype>,
 }
 
 /// Keys and values of earlier tokens, for decoding: externals `cache.k.LAYER` and `cache.v.LAYER` of
@@ -33,7 +38,7 @@ impl KvCache {
 impl Decoder {
     /// A decoder of this configuration.
     pub fn new(config: DecoderConfig) -> Decoder {
-        Decoder { config }
+        Decoder { config, packed: BTreeMap::new() }
     }
 
     /// Every parameter with its shape, in the order of the network.
@@ -89,9 +94,29 @@ impl Decoder {
         (0..self.config.ropes.len()).map(move |which| format!("{prefix}rope.{which}"))
     }
 
+    /// Its parameters under `prefix`, of which none is trained.
+    pub fn frozen<'a>(&'a self, prefix: &'a str) -> Params<'a> {
+        Params { packed: Some(&self.packed), ..Params::frozen(prefix) }
+    }
+
     /// Number of weights.
     pub fn parameter_count(&self) -> usize {
         self.parameters().iter().map(|p| p.shape.numel()).sum()
+    }
+
+    /// Bytes of all weights on a device.
+    pub fn parameter_bytes(&self) -> u64 {
+        self.parameters().iter().map(|p| self.dtype(&p.name).bytes(p.shape)).sum()
+    }
+
+    /// Bytes of the LM head's weight on a device.
+    pub fn head_bytes(&self) -> u64 {
+        self.dtype(&self.head_name()).bytes([self.config.vocab_size, self.config.hidden_size].into())
+    }
+
+    /// How a parameter lies on a device.
+    pub(super) fn dtype(&self, name: &str) -> DType {
+        self.packed.get(name).map_or(DType::F32, |&stored| DType::Packed(stored))
     }
 
     /// Records the network from token ids to the final normed hidden states [N, hidden]. With `recompute`, each
@@ -143,15 +168,22 @@ impl Decoder {
     /// The LM head's weight [vocab, hidden]: its own or the embedding's.
     pub fn head_weight(&self, g: &mut Graph, params: &Params<'_>) -> Tensor {
         let c = &self.config;
-        let name = if c.tie_word_embeddings { c.names.embedding } else { "lm_head" };
-        params.get(g, &format!("{name}.weight"), [c.vocab_size, c.hidden_size])
+        params.get(g, &self.head_name(), [c.vocab_size, c.hidden_size])
+    }
+
+    fn head_name(&self) -> String {
+        let c = &self.config;
+        format!("{}.weight", if c.tie_word_embeddings { c.names.embedding } else { "lm_head" })
     }
 
     /// All logits [N, vocab] of the final hidden states at once: for decoding. Training goes chunk by chunk
     /// ([`crate::losses::fused_head`]).
     pub fn logits(&self, g: &mut Graph, params: &Params<'_>, hidden: Tensor) -> Tensor {
         let weight = self.head_weight(g, params);
-        let logits = ops::matmul(g, Layout::NT, View::from(hidden), View::from(weight));
+        let logits = match weight.dtype {
+            DType::Packed(_) => ops::packed_product(g, hidden, weight),
+            _ => ops::matmul(g, Layout::NT, View::from(hidden), View::from(weight)),
+        };
         self.config.logit_softcap.map_or(logits, |cap| ops::softcap(g, logits, cap))
     }
 }

@@ -17,7 +17,7 @@ mod weights;
 pub use config::{DecoderConfig, Layer, Mlp, Names, Qkv};
 pub use decoder::{Decoder, KvCache};
 pub use traced::{Taps, Traced};
-pub use weights::{LayerMap, load_parameters, random_parameters};
+pub use weights::{FrozenWeights, LayerMap, load_parameter, load_parameters, random_parameters};
 
 use crate::{Error, Result};
 use fields::Fields;

@@ -76,7 +76,7 @@ mod tests {
     fn record(g: &mut Graph, decoder: &Decoder, recompute: bool) -> Vec<Tensor> {
         let batch = BatchInputs::declare(g, "t", ROWS, 3, true);
         let taps = Taps { states: vec![0, 2, 3, 1], relations: vec![2, 0] };
-        let params = Params { prefix: "", trainable: &|_| true, lora: None, merged: None };
+        let params = Params { prefix: "", trainable: &|_| true, lora: None, merged: None, packed: None };
         let traced = decoder.forward_traced(g, &params, &batch, recompute, &taps).unwrap();
         assert_eq!(traced.states.iter().map(|(i, _)| *i).collect::<Vec<_>>(), taps.states);
         assert_eq!(traced.relations.iter().map(|(i, _)| *i).collect::<Vec<_>>(), taps.relations);

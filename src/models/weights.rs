@@ -49,12 +49,26 @@ impl LayerMap {
     }
 }
 
+/// How the matrices of a model that is not trained lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FrozenWeights {
+    /// As the file stores them, decoded inside the products: the same values in the file's size.
+    #[default]
+    Stored,
+    /// Decoded once, when they are loaded.
+    F32,
+}
+
 impl Decoder {
     /// Gives every parameter memory in `store` under `prefix` as two arenas, `PREFIXdecay` for matrices (which
     /// weight decay shrinks) and `PREFIXplain` for vectors, and writes the rotary tables for `positions`.
-    /// Returns the pages of both.
+    /// Returns the pages of both. Matrices that stay as they are stored have memory of their own.
     pub fn allocate(&self, store: &mut Store, prefix: &str, positions: usize) -> Result<[Vec<String>; 2]> {
-        let [matrices, vectors] = self.groups(prefix);
+        let [mut matrices, vectors] = self.groups(prefix);
+        matrices.retain(|(name, _)| !self.packed.contains_key(&name[prefix.len()..]));
+        for spec in self.parameters().iter().filter(|spec| self.packed.contains_key(&spec.name)) {
+            store.add(&format!("{prefix}{}", spec.name), spec.shape, self.dtype(&spec.name))?;
+        }
         let pages =
             [store.arena(&format!("{prefix}decay"), &matrices)?, store.arena(&format!("{prefix}plain"), &vectors)?];
         self.allocate_rope(store, prefix, positions)?;
@@ -106,6 +120,23 @@ impl Decoder {
         }
     }
 
+    /// The same model, which is not to be trained, with its matrices in memory as `weights` says: as `tensors` stores
+    /// them, wherever their type and shape allow ([`Dtype::packs`](crate::formats::Dtype::packs)). Its parameters in
+    /// graphs are then those of [`Decoder::frozen`].
+    pub fn with_frozen(mut self, weights: FrozenWeights, tensors: &Tensors) -> Result<Decoder> {
+        let specs = if weights == FrozenWeights::Stored { self.parameters() } else { Vec::new() };
+        for spec in specs {
+            if spec.shape.len() != 2 || self.transposed(&spec) {
+                continue;
+            }
+            let stored = tensors.dtype(&self.name_in(tensors, spec.name.clone()))?;
+            if stored.packs(spec.shape.cols()) {
+                self.packed.insert(spec.name, stored);
+            }
+        }
+        Ok(self)
+    }
+
     /// Parameters with at least two dimensions, then the others, named with `prefix`.
     pub fn groups(&self, prefix: &str) -> [Vec<(String, Shape)>; 2] {
         let named = |p: ParamSpec| (format!("{prefix}{}", p.name), p.shape);
@@ -131,22 +162,52 @@ pub fn load_parameters(
     for spec in &specs {
         tensors.expect_shape(&source_name(&spec.name), &decoder.stored_shape(spec))?;
     }
-    let mut values = Vec::new();
     for spec in &specs {
-        values.resize(spec.shape.numel(), 0.0);
-        let name = source_name(&spec.name);
-        tensors.read_f32_into(&name, &mut values)?;
-        if let Some((at, found)) = not_finite(&values) {
-            let complaint = Error::file(tensors.file(&name)?).field(format!("tensor `{name}`"));
-            let complaint = complaint.expected("finite numbers").found(format!("{found} at value {at}"));
-            return complaint.help("the weights are damaged: fetch or train them again").err();
+        load_parameter(decoder, store, &format!("{prefix}{}", spec.name), tensors, &source_name(&spec.name), spec)?;
+        // Of the file nothing is needed twice.
+        tensors.release();
+    }
+    Ok(())
+}
+
+/// Words of a packed matrix that are read and written at a time: 4 MiB.
+const PIECE: usize = 1 << 20;
+
+/// Reads one of a decoder's parameters, `name` of a checkpoint, into `place`. Its shape has been checked.
+pub fn load_parameter(
+    decoder: &Decoder,
+    store: &Store,
+    place: &str,
+    tensors: &Tensors,
+    name: &str,
+    spec: &ParamSpec,
+) -> Result<()> {
+    let check = |values: &[f32], first: usize| match not_finite(values) {
+        None => Ok(()),
+        Some((at, found)) => {
+            let complaint = Error::file(tensors.file(name)?).field(format!("tensor `{name}`"));
+            let complaint = complaint.expected("finite numbers").found(format!("{found} at value {}", first + at));
+            complaint.help("the weights are damaged: fetch or train them again").err()
         }
-        let place = format!("{prefix}{}", spec.name);
-        if decoder.transposed(spec) {
-            store.write(&place, &transpose(&values, spec.shape[0]))?;
-        } else {
-            store.write(&place, &values)?;
+    };
+    let Some(stored) = decoder.packed.get(&spec.name) else {
+        let values = tensors.read_f32(name)?;
+        check(&values, 0)?;
+        return store.write(place, &decoder.values_in_memory(spec, values));
+    };
+    let (rows, cols) = (spec.shape.rows(), spec.shape.cols());
+    let row_words = stored.packed_words(cols);
+    let most = (PIECE / row_words).clamp(1, rows);
+    let (mut words, mut values) = (vec![0; most * row_words], vec![0.0; cols]);
+    for first in (0..rows).step_by(most) {
+        let count = most.min(rows - first);
+        let words = &mut words[..count * row_words];
+        tensors.read_packed(name, first..first + count, words)?;
+        for (row, words) in (first..).zip(words.chunks_exact(row_words)) {
+            stored.unpack(words, &mut values);
+            check(&values, row * cols)?;
         }
+        store.write_words(place, first * row_words, words)?;
     }
     Ok(())
 }

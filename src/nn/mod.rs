@@ -11,7 +11,7 @@ pub use lora::{Lora, LoraNames};
 pub use merged::Merged;
 pub use params::{ParamSpec, Params};
 
-use crate::graph::{Graph, Tensor};
+use crate::graph::{DType, Graph, Tensor};
 use crate::ops::{self, Segments};
 
 /// y = x W^T (+ b) (+ residual); parameters `name.weight` [out, in] and, if `bias`, `name.bias` [out]; adapted where
@@ -29,6 +29,7 @@ pub fn linear(
     let bias = bias.then(|| params.get(g, &format!("{name}.bias"), [out]));
     match params.lora.filter(|lora| lora.modules.contains_key(name)) {
         Some(lora) => lora.linear(g, params, name, [x, weight], bias, residual),
+        None if matches!(weight.dtype, DType::Packed(_)) => ops::packed_linear(g, x, weight, bias, residual),
         None => ops::linear(g, x, weight, bias, residual),
     }
 }
@@ -101,5 +102,8 @@ pub fn embedding(
     scale: f32,
 ) -> Tensor {
     let table = params.get(g, &format!("{name}.weight"), shape);
-    ops::embedding(g, ids, table, segments, scale)
+    match table.dtype {
+        DType::Packed(_) => ops::packed_rows(g, ids, table, scale),
+        _ => ops::embedding(g, ids, table, segments, scale),
+    }
 }

@@ -1,7 +1,9 @@
 //! How layers find their parameters in the graph.
 
 use super::{Lora, Merged};
-use crate::graph::{Graph, Shape, Tensor};
+use crate::formats::Dtype;
+use crate::graph::{DType, Graph, Shape, Tensor};
+use std::collections::BTreeMap;
 
 /// A parameter a model needs: its Hugging Face name and shape.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,12 +25,14 @@ pub struct Params<'a> {
     pub lora: Option<&'a Lora>,
     /// The parameters that are made of other models', if there are any.
     pub merged: Option<&'a Merged>,
+    /// The matrices that stay as their file stores them, by their Hugging Face names, if there are any.
+    pub packed: Option<&'a BTreeMap<String, Dtype>>,
 }
 
 impl Params<'_> {
     /// Parameters of a model that is only run, under `prefix`.
     pub fn frozen(prefix: &str) -> Params<'_> {
-        Params { prefix, trainable: &|_| false, lora: None, merged: None }
+        Params { prefix, trainable: &|_| false, lora: None, merged: None, packed: None }
     }
 
     /// The tensor of parameter `name`.
@@ -36,6 +40,9 @@ impl Params<'_> {
         let shape = shape.into();
         if let Some(merged) = self.merged.and_then(|merged| merged.get(g, self.trainable, name, shape)) {
             return merged;
+        }
+        if let Some(&stored) = self.packed.and_then(|packed| packed.get(name)) {
+            return g.external(&format!("{}{name}", self.prefix), shape, DType::Packed(stored));
         }
         g.param(&format!("{}{name}", self.prefix), shape, (self.trainable)(name))
     }

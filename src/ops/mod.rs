@@ -32,6 +32,7 @@ pub mod log_sum_exp;
 pub mod matmul;
 pub mod norm;
 mod norm_grad;
+pub mod packed;
 mod pages;
 pub mod pointwise;
 pub mod put_rows;
@@ -77,6 +78,7 @@ pub use lion::lion;
 pub use log_sum_exp::{Chunk, log_sum_exp};
 pub use matmul::{Layout, View, linear, matmul, matmul_into};
 pub use norm::{layer_norm, rms_norm, rms_norm_1p};
+pub use packed::{packed_linear, packed_product, packed_rows};
 pub use pointwise::{Power, add, add_in_place, mul, scale, scale_by, zeros};
 pub use put_rows::{RowsInto, put_rows, put_rows_minus};
 pub use ranking::{Ranking, ranking};
@@ -149,6 +151,7 @@ pub fn shaders() -> Vec<Shader> {
         matmul::COOPERATIVE,
         norm::SHADER,
         norm_grad::SHADER,
+        packed::SHADER,
         pointwise::SHADER,
         put_rows::SHADER,
         ranking::SHADER,

@@ -46,7 +46,7 @@ fn sample(runner: &mut Runner, replays: u32) -> Result<f64> {
         outputs.min_by_key(|output| output.0).ok_or_else(|| Error::internal("a row without an output"))?;
     match dtype {
         DType::F32 => drop(pollster::block_on(runner.read_f32(name))?),
-        DType::U32 => drop(pollster::block_on(runner.read_u32(name))?),
+        DType::U32 | DType::Packed(_) => drop(pollster::block_on(runner.read_u32(name))?),
     }
     Ok(start.elapsed().as_secs_f64() / f64::from(replays))
 }

@@ -12,6 +12,7 @@ pub use bench::{Timing, time_on};
 pub use check::{Finding, check_gradients, check_on, kernels_of};
 
 use crate::Result;
+use crate::formats::Dtype;
 use crate::graph::{DType, Graph, Shape, Tensor, Values};
 use crate::random::SplitMix64;
 use std::collections::HashMap;
@@ -131,6 +132,32 @@ impl Setup {
         let name = format!("in{}", self.values.len());
         let tensor = self.graph.external(&name, shape, DType::U32);
         self.values.insert(name, Values::U(values));
+        tensor
+    }
+
+    /// A frozen matrix of random blocks of a type: random quants, and scales of the size that weights have.
+    pub fn packed(&mut self, shape: [usize; 2], stored: Dtype) -> Tensor {
+        let words = shape[0] * stored.packed_words(shape[1]);
+        let mut bytes: Vec<u8> = (0..4 * words).map(|_| (self.random.bits() >> 56) as u8).collect();
+        let block = stored.packed_block().map_or(4, |(_, words)| 4 * words);
+        for block in bytes.chunks_exact_mut(block) {
+            for at in stored.halves() {
+                let value = half::f16::from_f64(self.random() / 64.0);
+                // Every fourth below f16's normal range.
+                let small = half::f16::from_bits(value.to_bits() & 0x83ff);
+                let value = if self.random() > 0.5 { small } else { value };
+                let bits = if stored == Dtype::Bf16 {
+                    half::bf16::from_f32(value.to_f32()).to_bits()
+                } else {
+                    value.to_bits()
+                };
+                block[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+            }
+        }
+        let words = bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect();
+        let name = format!("in{}", self.values.len());
+        let tensor = self.graph.external(&name, shape, DType::Packed(stored));
+        self.values.insert(name, Values::U(words));
         tensor
     }
 

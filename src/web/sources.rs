@@ -66,7 +66,7 @@ pub fn resolve(recipe: &mut Recipe, base: &str) -> Outcome<()> {
                 path(set)?;
                 head.iter_mut().try_for_each(text)?;
             }
-            TeacherSource::Live { path } => text(path)?,
+            TeacherSource::Live { path, .. } => text(path)?,
         }
     }
     recipe.dataset.train.iter_mut().chain(&mut recipe.dataset.eval).try_for_each(path)
@@ -100,7 +100,7 @@ pub async fn fetch(recipe: &Recipe, context: &Context) -> Outcome<()> {
                     model(head, context).await?;
                 }
             }
-            TeacherSource::Live { path } => model(path, context).await?,
+            TeacherSource::Live { path, .. } => model(path, context).await?,
         }
     }
     for path in recipe.dataset.train.iter().chain(&recipe.dataset.eval) {

@@ -60,7 +60,9 @@ impl Bench {
         runner.run().unwrap();
         let read = |(i, tensor): (usize, &Tensor)| match tensor.dtype {
             DType::F32 => wide(&pollster::block_on(runner.read_f32(&format!("wanted{i}"))).unwrap()),
-            DType::U32 => numbers(Values::U(pollster::block_on(runner.read_u32(&format!("wanted{i}"))).unwrap())),
+            DType::U32 | DType::Packed(_) => {
+                numbers(Values::U(pollster::block_on(runner.read_u32(&format!("wanted{i}"))).unwrap()))
+            }
         };
         wanted.iter().enumerate().map(read).collect()
     }

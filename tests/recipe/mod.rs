@@ -9,6 +9,7 @@ use potstill::data::split::Holdout;
 use potstill::device::Precision;
 use potstill::distill::layer_map::LayerMapping;
 use potstill::distill::recipe::*;
+use potstill::models::FrozenWeights;
 
 const FULL: &str = r#"
 project_name: ship's cat
@@ -91,7 +92,7 @@ fn full() -> Recipe {
         sequence_length: 256,
         model: Student::Layers { layers_of: "teachers/smol".into(), layers: vec![0, 1, 14, 29] },
         teachers: vec![Teacher {
-            source: TeacherSource::Live { path: "teachers/smol".into() },
+            source: TeacherSource::Live { path: "teachers/smol".into(), weights: FrozenWeights::Stored },
             weight: 1.0,
             routes: vec!["chemistry".into(), "physics".into()],
         }],

@@ -43,6 +43,15 @@ pub enum PrecisionArg {
     F16,
 }
 
+/// How the teacher's matrices lie in memory.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightsArg {
+    /// As the file stores them, decoded inside the products
+    Stored,
+    /// Decoded once, four bytes each
+    F32,
+}
+
 /// Record a teacher's output distributions over a text
 ///
 /// Runs MODEL over the text once and writes a shard set: one record for each token. A stopped capture goes on where it
@@ -108,6 +117,10 @@ pub struct CaptureArgs {
     /// How the teacher computes
     #[arg(long, value_enum, default_value = "f32")]
     pub precision: PrecisionArg,
+
+    /// How the teacher's matrices lie in memory; what is recorded is the same
+    #[arg(long, value_enum, default_value = "stored")]
+    pub weights: WeightsArg,
 
     /// Read only this many tokens of the text
     #[arg(long, value_name = "N")]

@@ -9,7 +9,7 @@ use crate::Result;
 use crate::device::Precision;
 
 /// Keys that may change when a run is resumed, because they decide where and how often it is written and what runs
-/// it, not what it computes.
+/// it, not what it computes. So may a teacher's `weights`.
 const FREE: [&str; 5] =
     ["project_name", "output_path", "device", "training_args.save_steps", "training_args.save_total_limit"];
 
@@ -58,7 +58,8 @@ impl Recipe {
     pub fn canonical(&self) -> BTreeMap<String, String> {
         let mut leaves = BTreeMap::new();
         flatten("", &self.to_json(), &mut leaves);
-        leaves.retain(|key, _| !FREE.contains(&key.as_str()));
+        let of_teacher = |key: &str| key.starts_with("teacher") && key.ends_with(".weights");
+        leaves.retain(|key, _| !FREE.contains(&key.as_str()) && !of_teacher(key));
         leaves
     }
 }

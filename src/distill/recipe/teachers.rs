@@ -8,11 +8,15 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
+use super::canonical::name;
 use super::check::Problems;
 use super::read::path;
 use super::*;
 use crate::Result;
-use crate::yaml::Node;
+use crate::models::FrozenWeights;
+use crate::yaml::{Names, Node};
+
+const WEIGHTS: Names<FrozenWeights> = &[("stored", FrozenWeights::Stored), ("f32", FrozenWeights::F32)];
 
 /// A teacher, and what of the text it teaches.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +43,8 @@ pub enum TeacherSource {
     Live {
         /// A folder, a GGUF file or a hub id.
         path: String,
+        /// `weights`: how its matrices lie in memory.
+        weights: FrozenWeights,
     },
 }
 
@@ -56,7 +62,7 @@ pub(super) fn read(node: &Node) -> Result<Vec<Teacher>> {
 }
 
 fn teacher(node: &Node, alone: bool) -> Result<Teacher> {
-    let known = ["kind", "path", "head", "weight", "route"];
+    let known = ["kind", "path", "head", "weights", "weight", "route"];
     let fields = node.clone().fields(&known, &["top_k", "kwargs", "logprob_compressor"])?;
     if alone && fields.node("weight").is_some() {
         let complaint = fields.complaint("weight").expected("no such key for the only teacher").found("one");
@@ -64,6 +70,10 @@ fn teacher(node: &Node, alone: bool) -> Result<Teacher> {
     }
     let kind = fields.need("kind", "`shards` or `live`", Node::text)?;
     let source = match kind.as_str() {
+        "shards" if fields.node("weights").is_some() => {
+            let complaint = fields.complaint("weights").expected("no such key for recorded rows").found("one");
+            return complaint.help("remove the key: no teacher is in memory").err();
+        }
         "shards" => TeacherSource::Shards {
             path: fields.need("path", "the shard set's folder", path)?,
             head: fields.maybe("head", Node::text)?,
@@ -72,9 +82,10 @@ fn teacher(node: &Node, alone: bool) -> Result<Teacher> {
             let complaint = fields.complaint("head").expected("no such key for a live teacher").found("one");
             return complaint.help("a live teacher has its own head: remove the key").err();
         }
-        "live" | "hf" => {
-            TeacherSource::Live { path: fields.need("path", "the teacher's folder or hub id", Node::text)? }
-        }
+        "live" | "hf" => TeacherSource::Live {
+            path: fields.need("path", "the teacher's folder or hub id", Node::text)?,
+            weights: fields.or("weights", FrozenWeights::default(), |node| node.choice(WEIGHTS))?,
+        },
         _ => {
             let complaint = fields.complaint("kind").expected("shards or live").found(format!("the text {kind:?}"));
             return complaint.help("record a teacher with `potstill capture` and name the shards here").err();
@@ -99,9 +110,13 @@ impl Teacher {
                     put("head", json!(head));
                 }
             }
-            TeacherSource::Live { path } => {
+            TeacherSource::Live { path, weights } => {
                 put("kind", json!("live"));
                 put("path", json!(path));
+                // Older runs do not know the key.
+                if *weights != FrozenWeights::default() {
+                    put("weights", json!(name(WEIGHTS, *weights)));
+                }
             }
         }
         if weighted {

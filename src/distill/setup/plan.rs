@@ -45,13 +45,13 @@ impl Graphs {
 /// The memory a run of this shape takes.
 pub fn plan_memory(spec: &StepSpec, settings: &Settings, caps: &Caps, measured: Measured) -> Result<Memory> {
     let plans = Graphs::record(spec, caps, measured)?.plans()?;
-    let weights = |decoder: &Decoder| 4 * decoder.parameter_count() as u64 + decoder.rope_bytes(spec.context);
+    let weights = |decoder: &Decoder| decoder.parameter_bytes() + decoder.rope_bytes(spec.context);
     let bytes = |p: &ParamSpec| 4 * p.shape.numel() as u64;
     let adapters: u64 = spec.trained.lora.iter().flat_map(Lora::parameters).map(|p| bytes(&p)).sum();
     let projections: u64 = spec.trained.projections.iter().map(bytes).sum();
     let on_device = |teacher: &StepTeacher| match &teacher.input {
         TeacherInput::Live(teacher) => weights(teacher),
-        TeacherInput::States { hidden_size, head: Some(head), .. } => 4 * (head.config.vocab_size * hidden_size) as u64,
+        TeacherInput::States { head: Some(head), .. } => head.head_bytes(),
         _ => 0,
     };
     let mut inputs = BTreeMap::new();

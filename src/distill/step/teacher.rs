@@ -7,7 +7,6 @@ use crate::distill::terms::{records_prefix, row_weights};
 use crate::graph::{DType, Graph, Tensor};
 use crate::losses::Live;
 use crate::models::{Decoder, Taps, Traced};
-use crate::nn::Params;
 use crate::{Error, Result};
 
 /// A teacher and what the losses on hidden states compare with it.
@@ -90,13 +89,14 @@ impl StepSpec {
     ) -> Result<GraphTeacher<'_>> {
         let spec = &self.teachers[number];
         let prefix = teacher_prefix(number);
-        let params = Params::frozen(&prefix);
         let weights = match self.shared {
             true => g.external(&row_weights(inputs.graph, number), [self.rows()], DType::F32),
             false => inputs.weights,
         };
         let trace = match &spec.input {
-            TeacherInput::Live(model) => Some(model.forward_traced(g, &params, &inputs.batch, false, taps)?),
+            TeacherInput::Live(model) => {
+                Some(model.forward_traced(g, &model.frozen(&prefix), &inputs.batch, false, taps)?)
+            }
             TeacherInput::States { hidden_size, indices, .. } => {
                 let last = indices.last().copied().ok_or_else(|| Error::internal("no recorded states"))?;
                 let (records, shape) = (records_prefix(inputs.graph, number, 0), [self.rows(), *hidden_size]);
@@ -109,7 +109,7 @@ impl StepSpec {
         };
         let head = match &spec.input {
             TeacherInput::Live(model) | TeacherInput::States { head: Some(model), .. } => {
-                Some((&**model, [model.head_weight(g, &params)]))
+                Some((&**model, [model.head_weight(g, &model.frozen(&prefix))]))
             }
             _ => None,
         };

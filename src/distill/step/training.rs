@@ -32,7 +32,7 @@ impl StepSpec {
         g.set_precision(self.precision);
         let inputs = self.inputs(&mut g, "train", true);
         let included = |name: &str| self.trained.includes(name);
-        let trained = Params { prefix: "", trainable: &included, lora: self.trained.lora.as_ref(), merged: None };
+        let trained = Params { trainable: &included, lora: self.trained.lora.as_ref(), ..Params::frozen("") };
         let teachers = self.teaching(&mut g, &inputs)?;
         let student =
             self.student.forward_traced(&mut g, &trained, &inputs.batch, self.recompute, &self.student_taps())?;

@@ -41,7 +41,7 @@ pub(super) fn divergence(network: &Network, source: usize, shape: Shape, train: 
     let weights = g.external(&format!("{BATCH}.weights"), [n], DType::F32);
     let learned: BTreeSet<String> = network.coefficients().into_iter().map(|(name, _)| name).collect();
     let trainable = |name: &str| train && learned.contains(name);
-    let params = Params { prefix: "", trainable: &trainable, lora: None, merged: Some(&network.merged) };
+    let params = Params { prefix: "", trainable: &trainable, lora: None, merged: Some(&network.merged), packed: None };
     let (prefix, model) = (prefix(source), &network.sources[source].decoder);
     let own = Params::frozen(&prefix);
     let taught = model.forward(&mut g, &own, &inputs, false)?;

@@ -16,6 +16,7 @@ mod losses;
 mod matmul;
 mod norm;
 mod optimisers;
+mod packed;
 mod pointwise;
 mod reduce;
 mod rope;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Case> {
         matmul::cases(),
         norm::cases(),
         optimisers::cases(),
+        packed::cases(),
         pointwise::cases(),
         reduce::cases(),
         rope::cases(),
