@@ -2,7 +2,7 @@
 //! f64 oracle, gradients agree with central differences.
 
 use crate::common::gpus;
-use potstill::device::{Bind, Caps, Device};
+use potstill::device::{Bind, Caps, Cooperative, Device, Tiles};
 use potstill::selftest::{Case, cases, check_gradients, check_on, kernels_of};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,21 +16,50 @@ fn over_all(check: impl Fn(&Case) -> potstill::Result<()>) {
     assert!(failures.is_empty(), "{} rows fail:\n{}", failures.len(), failures.join("\n"));
 }
 
+/// What devices offer beyond the baseline, each with kernels of its own.
+fn beyond() -> Vec<Caps> {
+    let narrow = Caps { f16: true, ..Caps::webgpu() };
+    let cooperative = |edge, subgroup| {
+        let cooperative = Some(Cooperative::new(edge, subgroup));
+        Caps { cooperative, workgroup_memory: 32 << 10, ..narrow.clone() }
+    };
+    let tiled = |middle_from, large_from| {
+        let tiles = Tiles { middle_from, large_from, ..Tiles::default() };
+        Caps { tiles, ..Caps::webgpu() }
+    };
+    let single = Caps { tiles: Tiles { fours: false, ..Tiles::default() }, ..Caps::webgpu() };
+    let never = usize::MAX;
+    let tiled = [tiled(never, never), tiled(0, never), tiled(0, 0), single];
+    let cooperative = [(16, 32), (16, 64), (16, 128), (8, 32), (8, 8), (8, 256)].map(|(e, s)| cooperative(e, s));
+    tiled.into_iter().chain([narrow]).chain(cooperative).collect()
+}
+
 #[test]
 fn every_shader_validates_with_the_constants_the_rows_use() {
-    over_all(|case| {
-        for dispatch in kernels_of(case, &Caps::webgpu())? {
+    over_all(|case| validate(case, &Caps::webgpu(), naga::valid::Capabilities::empty()));
+}
+
+#[test]
+fn kernels_beyond_the_baseline_validate() {
+    use naga::valid::Capabilities;
+    let wanted = Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP;
+    for caps in beyond() {
+        over_all(|case| if case.op == "matmul" { validate(case, &caps, wanted) } else { Ok(()) });
+    }
+}
+
+fn validate(case: &Case, caps: &Caps, capabilities: naga::valid::Capabilities) -> potstill::Result<()> {
+    {
+        for dispatch in kernels_of(case, caps)? {
             let text = dispatch.shader.specialise(&dispatch.constants).map_err(potstill::Error::internal)?;
             let module = naga::front::wgsl::parse_str(&text)
                 .map_err(|e| potstill::Error::internal(e.emit_to_string_with_path(&text, dispatch.shader.name)))?;
-            let mut validator =
-                naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
+            let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
             validator
                 .validate(&module)
                 .map_err(|e| potstill::Error::internal(e.emit_to_string_with_path(&text, dispatch.shader.name)))?;
             let entry = module.entry_points.iter().find(|e| e.name == dispatch.entry);
             let entry = entry.ok_or_else(|| potstill::Error::internal(format!("no entry {}", dispatch.entry)))?;
-            let caps = Caps::webgpu();
             assert!(entry.workgroup_size.iter().product::<u32>() <= caps.max_invocations, "{}", dispatch.shader.name);
             assert!(dispatch.groups.iter().all(|&n| n <= caps.max_workgroups), "{}", dispatch.shader.name);
             assert!(dispatch.binds.len() <= caps.max_storage_buffers as usize, "{}", dispatch.shader.name);
@@ -43,14 +72,15 @@ fn every_shader_validates_with_the_constants_the_rows_use() {
             assert!(shared <= caps.workgroup_memory, "{} uses {shared} B of workgroup memory", dispatch.shader.name);
         }
         Ok(())
-    });
+    }
 }
 
 #[test]
 fn every_shader_file_is_exercised_by_some_row() {
     let mut unused: BTreeSet<&str> = potstill::ops::shaders().iter().map(|s| s.name).collect();
     for case in cases::all() {
-        for dispatch in kernels_of(&case, &Caps::webgpu()).unwrap() {
+        let beyond = if case.op == "matmul" { beyond() } else { Vec::new() };
+        for dispatch in [Caps::webgpu()].iter().chain(&beyond).flat_map(|caps| kernels_of(&case, caps).unwrap()) {
             unused.remove(dispatch.shader.name);
         }
     }
@@ -123,6 +153,15 @@ fn every_gpu_cuts_pages_larger_than_a_binding() {
     assert!(rows.len() > 10);
     let change = |caps: &mut Caps| (caps.max_binding, caps.max_workgroups) = (64 << 10, 3);
     check_with(change, &rows);
+}
+
+/// Every kind of tile, on every adapter; cooperative matrices where the adapter has them.
+#[test]
+fn every_gpu_agrees_with_the_oracle_in_every_kind_of_tile() {
+    let rows: Vec<Case> = cases::all().into_iter().filter(|case| case.op == "matmul" && !case.heavy).collect();
+    for tiles in beyond().into_iter().filter(|caps| !caps.f16).map(|caps| caps.tiles) {
+        check_with(|caps| (caps.tiles, caps.cooperative) = (tiles, None), &rows);
+    }
 }
 
 /// Checks rows on every adapter under tighter limits.

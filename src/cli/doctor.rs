@@ -89,7 +89,7 @@ fn caps_rows(caps: &Caps, table: &mut Table) {
     ]);
     let offered = |there| if there { "offered" } else { "not offered" };
     table.row(["16-bit floats", offered(caps.f16)]);
-    table.row(["subgroups", offered(caps.subgroups)]);
+    table.row(["cooperative matrices", offered(caps.cooperative.is_some())]);
     if caps.software {
         table.row(["kind", "software rasteriser: right but slow, for tests"]);
     }

@@ -7,7 +7,7 @@ mod host;
 mod oneshot;
 
 use super::select::{AdapterSummary, Kind};
-use super::{Caps, Launch, Ledger};
+use super::{Caps, Launch, Ledger, Tiles};
 use crate::{Error, Result};
 use oneshot::oneshot;
 use std::collections::{HashMap, VecDeque};
@@ -80,6 +80,18 @@ fn checked() -> bool {
     std::env::var_os("POTSTILL_CHECKED").is_some_and(|value| value != "0")
 }
 
+/// POTSTILL_TILES=single, 32, 64 or 128 forces one kind of tile, as the tests do to see them all.
+fn tiles_from_environment() -> Option<Tiles> {
+    const NEVER: usize = usize::MAX;
+    match std::env::var("POTSTILL_TILES").ok()?.as_str() {
+        "single" => Some(Tiles { fours: false, ..Tiles::default() }),
+        "32" => Some(Tiles { fours: true, middle_from: NEVER, large_from: NEVER }),
+        "64" => Some(Tiles { fours: true, middle_from: 0, large_from: NEVER }),
+        "128" => Some(Tiles { fours: true, middle_from: 0, large_from: 0 }),
+        _ => None,
+    }
+}
+
 fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::PRIMARY;
@@ -122,11 +134,14 @@ impl Gpu {
             max_compute_workgroup_storage_size: offered.max_compute_workgroup_storage_size,
             ..wgpu::Limits::default()
         };
-        let features = adapter.features() & (wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP);
+        let cooperative = host::cooperative(&adapter);
+        let wanted = if cooperative.is_some() { host::COOPERATIVE_FEATURES } else { wgpu::Features::empty() };
+        let features = adapter.features() & wgpu::Features::SHADER_F16 | wanted;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("potstill"),
             required_features: features,
             required_limits: limits.clone(),
+            experimental_features: host::experimental(wanted),
             ..Default::default()
         };
         let (device, queue) = adapter.request_device(&descriptor).await.map_err(|error| {
@@ -142,7 +157,8 @@ impl Gpu {
             max_invocations: limits.max_compute_invocations_per_workgroup,
             bf16: false,
             f16: features.contains(wgpu::Features::SHADER_F16),
-            subgroups: features.contains(wgpu::Features::SUBGROUP),
+            cooperative,
+            tiles: tiles_from_environment().unwrap_or_default(),
             software: summary.kind == Kind::Software,
             trusted: host::TRUSTED && !checked(),
         };

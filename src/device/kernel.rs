@@ -2,8 +2,8 @@
 
 use super::{Caps, Slice};
 
-/// A WGSL file of `shaders/`. It compiles by itself; lines that read `const NAME: type = value;` may be
-/// given another value per pipeline.
+/// A WGSL file of `shaders/`. It compiles by itself; lines that read `const NAME: type = value;` or `alias NAME = type;` may
+/// be given another value per pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shader {
     /// The file's name without `.wgsl`, which is also the op's name.
@@ -13,16 +13,21 @@ pub struct Shader {
 }
 
 impl Shader {
-    /// The text with each named constant's value replaced. Every name must be declared in the file as
-    /// `const NAME: type = value;` at the start of a line; a missing one is a bug that the shader tests find.
+    /// The text with each named constant's or alias's value replaced. Every name must be declared in the file as
+    /// `const NAME: type = value;` or `alias NAME = type;` at the start of a line; a missing one is a bug that the shader
+    /// tests find. A value that names f16 enables it.
     pub fn specialise(&self, constants: &[(&'static str, String)]) -> Result<String, String> {
         let mut lines: Vec<String> = self.text.lines().map(str::to_owned).collect();
         for (name, value) in constants {
-            let start = format!("const {name}:");
-            let line = lines.iter_mut().find(|line| line.starts_with(&start));
-            let line = line.ok_or_else(|| format!("shaders/{}.wgsl has no `{start}` line", self.name))?;
+            let starts = [format!("const {name}:"), format!("alias {name} ")];
+            let line = lines.iter_mut().find(|line| starts.iter().any(|start| line.starts_with(start)));
+            let line = line.ok_or_else(|| format!("shaders/{}.wgsl has no `{}` line", self.name, starts[0]))?;
             let (declaration, _) = line.split_once('=').ok_or_else(|| format!("`{line}` has no value"))?;
             *line = format!("{declaration}= {value};");
+        }
+        const ENABLE: &str = "enable f16;";
+        if constants.iter().any(|(_, value)| value.contains("f16")) && !lines.iter().any(|line| line == ENABLE) {
+            lines.insert(0, ENABLE.to_owned());
         }
         Ok(lines.join("\n"))
     }
@@ -98,5 +103,8 @@ mod tests {
         let shader = Shader { name: "x", text: "const TILE: u32 = 16u;\nfn f() {}" };
         assert_eq!(shader.specialise(&[("TILE", "8u".into())]).unwrap(), "const TILE: u32 = 8u;\nfn f() {}");
         assert!(shader.specialise(&[("OTHER", "8u".into())]).is_err());
+        let shader = Shader { name: "x", text: "alias Strip = f32;\nfn f() {}" };
+        let enabled = shader.specialise(&[("Strip", "f16".into())]).unwrap();
+        assert_eq!(enabled, "enable f16;\nalias Strip = f16;\nfn f() {}");
     }
 }

@@ -15,7 +15,7 @@ mod select;
 mod usage;
 mod words;
 
-pub use caps::{Caps, Precision};
+pub use caps::{Caps, Cooperative, Precision, Tiles};
 pub use gpu::{Gpu, Recorded};
 pub use kernel::{Bind, Dispatch, Launch, Shader, grid};
 pub use real::Real;
@@ -115,11 +115,17 @@ impl Device {
 
     /// Refuses a precision that this device has no instructions for. `what` names whoever asks for it.
     pub fn check_precision(&self, precision: Precision, what: &str) -> Result<()> {
-        if precision.is_f32() || self.caps().bf16 {
+        let (fits, expected) = match precision {
+            Precision::F32 => (true, ""),
+            Precision::Bf16 => (
+                self.caps().bf16,
+                "a device with bfloat16 products: a CPU with AVX512-BF16 (AMD since Zen 4, Intel since Cooper Lake)",
+            ),
+            Precision::F16 => (self.caps().f16, "a GPU whose shaders have 16-bit floats (`shader-f16`)"),
+        };
+        if fits {
             return Ok(());
         }
-        let expected =
-            "a device with bfloat16 products: a CPU with AVX512-BF16 (AMD since Zen 4, Intel since Cooper Lake)";
         let complaint = Error::at(what).expected(expected).found(self.name());
         complaint.help("leave it out: products are then f32").err()
     }

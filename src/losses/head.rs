@@ -89,8 +89,9 @@ impl Head<'_> {
     ) -> Option<Tensor> {
         let dz = self.softcap.map_or(dz, |cap| ops::softcap_grad(g, z, dz, cap));
         let x = View::rows_of(hidden, rows.clone());
+        let whole = View::from(dz).in_range(g);
         for (i, (&weight, columns)) in self.weight.iter().zip(self.blocks()).enumerate() {
-            let dz = View::cols_of(dz, columns);
+            let dz = View { scale: whole.scale, ..View::cols_of(dz, columns) };
             if let Some(dx) = d_hidden {
                 let into = View::rows_of(dx, rows.clone());
                 d_hidden = Some(ops::matmul_into(g, Layout::NN, dz, weight, into, i > 0));

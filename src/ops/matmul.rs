@@ -9,8 +9,12 @@ use crate::platform::parallel::*;
 use std::ops::Range;
 
 mod pieces;
+mod variant;
 
 pub(crate) const SHADER: Shader = shader!("matmul");
+pub(crate) const ALIGNED: Shader = shader!("matmul_aligned");
+#[cfg(not(target_family = "wasm"))]
+pub(crate) const COOPERATIVE: Shader = shader!("matmul_cooperative");
 
 /// Rows of a product below which the CPU does not round its factors.
 const FEW_ROWS: usize = 8;
@@ -45,9 +49,18 @@ pub struct View {
     pub cols: usize,
     /// Elements from one row to the next.
     pub stride: usize,
+    /// What brings it into the range of 16-bit floats, see [`View::in_range`].
+    pub scale: Option<Tensor>,
 }
 
 impl View {
+    /// The same with the scale that its tensor needs where the graph's products round to 16-bit floats. Whatever may be far
+    /// from 1 must have it: gradients do.
+    pub fn in_range(self, g: &mut Graph) -> View {
+        let scale = (g.precision() == Precision::F16).then(|| super::f16_scale(g, self.tensor));
+        View { scale, ..self }
+    }
+
     /// Some rows of a 2-D tensor.
     pub fn rows_of(t: Tensor, rows: Range<usize>) -> View {
         assert!(t.shape.len() == 2 && rows.start <= rows.end && rows.end <= t.shape[0], "rows {rows:?} of {t:?}");
@@ -64,11 +77,11 @@ impl View {
     /// All of a tensor, its leading dimensions flattened to rows.
     fn flat(t: Tensor) -> View {
         let (rows, cols) = (t.shape.rows(), t.shape.cols());
-        View { tensor: t, offset: 0, batch: 1, batch_stride: rows * cols, rows, cols, stride: cols }
+        View { tensor: t, offset: 0, batch: 1, batch_stride: rows * cols, rows, cols, stride: cols, scale: None }
     }
 
     fn region(&self) -> Region {
-        let View { tensor, offset, batch, batch_stride, rows, cols, stride } = *self;
+        let View { tensor, offset, batch, batch_stride, rows, cols, stride, .. } = *self;
         let region = Region { offset, batch_stride, stride };
         let end = region.at([batch.max(1) - 1, rows.max(1) - 1, cols]);
         assert!(end <= tensor.shape.numel() && cols <= stride.max(cols * usize::from(rows == 1)), "{self:?}");
@@ -109,7 +122,14 @@ enum Target {
     Accumulate,
 }
 
-/// Inputs: A, B, then as there are: the tensor that C lies in, bias, residual.
+/// A factor of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Factor {
+    A = 1,
+    B = 2,
+}
+
+/// Inputs: A, B, then as there are: the tensor that C lies in, bias, residual, the scale of a factor.
 #[derive(Debug, Clone, Copy)]
 struct Matmul {
     layout: Layout,
@@ -121,6 +141,8 @@ struct Matmul {
     target: Target,
     bias: bool,
     residual: bool,
+    /// The factor that has a scale.
+    scaled: Option<Factor>,
     precision: Precision,
 }
 
@@ -146,10 +168,9 @@ pub fn matmul_into(
     let size = size(layout, &a, &b);
     assert_eq!([c.batch, c.rows, c.cols], size[..3], "matmul_into: {layout:?} {a:?} {b:?} {c:?}");
     let target = if accumulate { Target::Accumulate } else { Target::Write };
-    let (ra, rb, rc) = (a.region(), b.region(), c.region());
-    let precision = g.precision();
-    let op = Matmul { layout, size, a: ra, b: rb, c: rc, target, bias: false, residual: false, precision };
-    g.record(op, &[a.tensor, b.tensor, c.tensor], [(c.tensor.shape, DType::F32)])[0]
+    let op = Matmul { c: c.region(), target, ..Matmul::new(g, layout, size, &a, &b) };
+    let inputs: Vec<Tensor> = [a.tensor, b.tensor, c.tensor].into_iter().chain(scale(&a, &b)).collect();
+    g.record(op, &inputs, [(c.tensor.shape, DType::F32)])[0]
 }
 
 /// y = x * w^T (+ bias) (+ residual): x [.., K], w [M, K] (as Hugging Face stores it: [out, in]), bias [M], residual
@@ -160,27 +181,22 @@ pub fn linear(g: &mut Graph, x: Tensor, w: Tensor, bias: Option<Tensor>, residua
     let shape = with_cols(x.shape, size[2]);
     assert!(bias.is_none_or(|t| t.shape.numel() == size[2]), "linear: bias {bias:?} for {w:?}");
     assert!(residual.is_none_or(|t| t.shape == shape), "linear: residual {residual:?} for {shape:?}");
-    let op = Matmul {
-        layout: Layout::NT,
-        size,
-        a: a.region(),
-        b: b.region(),
-        c: contiguous(&size),
-        target: Target::New,
-        bias: bias.is_some(),
-        residual: residual.is_some(),
-        precision: g.precision(),
-    };
+    let op = Matmul { bias: bias.is_some(), residual: residual.is_some(), ..Matmul::new(g, Layout::NT, size, &a, &b) };
     let inputs: Vec<Tensor> = [x, w].into_iter().chain(bias).chain(residual).collect();
     g.record(op, &inputs, [(shape, DType::F32)])[0]
 }
 
 fn product(g: &mut Graph, layout: Layout, a: View, b: View, shape: Shape) -> Tensor {
     let size = size(layout, &a, &b);
-    let (ra, rb, rc) = (a.region(), b.region(), contiguous(&size));
-    let (target, precision) = (Target::New, g.precision());
-    let op = Matmul { layout, size, a: ra, b: rb, c: rc, target, bias: false, residual: false, precision };
-    g.record(op, &[a.tensor, b.tensor], [(shape, DType::F32)])[0]
+    let op = Matmul::new(g, layout, size, &a, &b);
+    let inputs: Vec<Tensor> = [a.tensor, b.tensor].into_iter().chain(scale(&a, &b)).collect();
+    g.record(op, &inputs, [(shape, DType::F32)])[0]
+}
+
+/// The scale of the one factor that has one.
+fn scale(a: &View, b: &View) -> Option<Tensor> {
+    assert!(a.scale.is_none() || b.scale.is_none(), "one factor of a product may have a scale: {a:?}, {b:?}");
+    a.scale.or(b.scale)
 }
 
 /// Batch, M, N and K of a product.
@@ -211,7 +227,7 @@ fn add_product(g: &mut Graph, t: Tensor, region: Region, layout: Layout, x: View
     }
     let [batch, rows, cols, _] = size(layout, &x, &y);
     let Region { offset, batch_stride, stride } = region;
-    let part = |tensor| View { tensor, offset, batch, batch_stride, rows, cols, stride };
+    let part = |tensor| View { tensor, offset, batch, batch_stride, rows, cols, stride, scale: None };
     if let Some(own) = g.grad_in_place(t) {
         let sum = matmul_into(g, layout, x, y, part(own), true);
         return g.set_grad(t, sum);
@@ -227,6 +243,22 @@ fn add_product(g: &mut Graph, t: Tensor, region: Region, layout: Layout, x: View
 }
 
 impl Matmul {
+    /// A product into memory of its own.
+    fn new(g: &Graph, layout: Layout, size: [usize; 4], a: &View, b: &View) -> Matmul {
+        Matmul {
+            layout,
+            size,
+            a: a.region(),
+            b: b.region(),
+            c: contiguous(&size),
+            target: Target::New,
+            bias: false,
+            residual: false,
+            scaled: a.scale.map(|_| Factor::A).or(b.scale.map(|_| Factor::B)),
+            precision: g.precision(),
+        }
+    }
+
     /// The tensors A and B as views.
     fn operands(&self, node: &Node<'_>) -> [View; 2] {
         let [batch, m, n, k] = self.size;
@@ -238,6 +270,7 @@ impl Matmul {
             rows,
             cols,
             stride,
+            scale: None,
         };
         let a = if self.layout == Layout::TN { (k, m) } else { (m, k) };
         let b = if self.layout == Layout::NT { (n, k) } else { (k, n) };
@@ -271,7 +304,9 @@ impl Op for Matmul {
         }
         let [a, b] = self.operands(node);
         let [batch, rows, cols, _] = self.size;
-        let dc = View { tensor: dy, offset: 0, batch, batch_stride: rows * cols, rows, cols, stride: cols };
+        let scale = None;
+        let dc = View { tensor: dy, offset: 0, batch, batch_stride: rows * cols, rows, cols, stride: cols, scale };
+        let dc = dc.in_range(g);
         let ((la, xa, ya), (lb, xb, yb)) = match self.layout {
             Layout::NN => ((Layout::NT, dc, b), (Layout::TN, a, dc)),
             Layout::NT => ((Layout::NN, dc, b), (Layout::TN, dc, a)),

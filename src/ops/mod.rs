@@ -21,6 +21,7 @@ pub mod ema;
 pub mod embedding;
 mod embedding_grad;
 pub mod entropy;
+pub mod f16_scale;
 pub mod gelu;
 pub mod grad_norm;
 pub mod hidden_loss;
@@ -66,6 +67,7 @@ pub use divergence::{Divergence, divergence};
 pub use ema::ema;
 pub use embedding::{Segments, embedding, gather_rows, segments_of};
 pub use entropy::entropy;
+pub use f16_scale::f16_scale;
 pub use gelu::gelu;
 pub use grad_norm::{BAD_NORM, grad_norm};
 pub use hidden_loss::{hidden_cosine, hidden_mse};
@@ -133,6 +135,7 @@ pub fn shaders() -> Vec<Shader> {
         embedding::SHADER,
         embedding_grad::SHADER,
         entropy::SHADER,
+        f16_scale::SHADER,
         gelu::SHADER,
         grad_norm::SHADER,
         hidden_loss::SHADER,
@@ -141,6 +144,9 @@ pub fn shaders() -> Vec<Shader> {
         lion::SHADER,
         log_sum_exp::SHADER,
         matmul::SHADER,
+        matmul::ALIGNED,
+        #[cfg(not(target_family = "wasm"))]
+        matmul::COOPERATIVE,
         norm::SHADER,
         norm_grad::SHADER,
         pointwise::SHADER,

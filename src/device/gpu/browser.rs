@@ -1,6 +1,7 @@
 //! How GPUs are found and waited for in a browser: nothing blocks, callbacks tell.
 
 use super::oneshot::{Receiver, oneshot};
+use crate::device::Cooperative;
 use std::sync::{Arc, OnceLock};
 use wasm_bindgen::prelude::wasm_bindgen;
 
@@ -8,6 +9,19 @@ use wasm_bindgen::prelude::wasm_bindgen;
 pub const BLOCKS: bool = false;
 /// Whether kernels may run without bounds checks: a browser has them always.
 pub const TRUSTED: bool = false;
+
+/// What kernels with cooperative matrices need: there are none.
+pub const COOPERATIVE_FEATURES: wgpu::Features = wgpu::Features::empty();
+
+/// The cooperative matrices of an adapter: a browser has none.
+pub fn cooperative(_: &wgpu::Adapter) -> Option<Cooperative> {
+    None
+}
+
+/// Nothing experimental is asked for.
+pub fn experimental(_: wgpu::Features) -> wgpu::ExperimentalFeatures {
+    wgpu::ExperimentalFeatures::disabled()
+}
 
 /// A submission on its way.
 pub type Flight = Receiver<()>;

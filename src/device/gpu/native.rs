@@ -1,5 +1,6 @@
 //! How GPUs are found and waited for on an operating system: by blocking.
 
+use crate::device::Cooperative;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 
@@ -7,6 +8,36 @@ use std::time::Instant;
 pub const BLOCKS: bool = true;
 /// Whether kernels may run without bounds checks.
 pub const TRUSTED: bool = true;
+
+/// What kernels with cooperative matrices need.
+pub const COOPERATIVE_FEATURES: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SUBGROUP).union(wgpu::Features::SHADER_F16);
+
+/// The cooperative matrices of an adapter: square blocks of f16, the larger the better, summed in f32.
+/// POTSTILL_COOPERATIVE=0 leaves them out.
+pub fn cooperative(adapter: &wgpu::Adapter) -> Option<Cooperative> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let unwanted = std::env::var_os("POTSTILL_COOPERATIVE").is_some_and(|value| value == "0");
+    let room = adapter.limits().max_compute_workgroup_storage_size >= Cooperative::WORKGROUP_MEMORY;
+    if unwanted || !room || !adapter.features().contains(COOPERATIVE_FEATURES) {
+        return None;
+    }
+    let offered = adapter.cooperative_matrix_properties();
+    let fits = offered.iter().filter(|p| (p.ab_type, p.cr_type) == (F16, F32));
+    let edges = fits.filter(|p| p.m_size == p.n_size && p.n_size == p.k_size).map(|p| p.m_size);
+    let edge = edges.filter(|edge| [8, 16].contains(edge)).max()?;
+    Some(Cooperative::new(edge, adapter.get_info().subgroup_max_size))
+}
+
+/// Leave for features that wgpu calls experimental.
+pub fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatures {
+    if features.is_empty() {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: cooperative matrices are the only such feature, in one kernel of this crate, whose accesses stay within its
+    // arrays and bindings as the case table checks.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
+}
 
 /// A submission on its way.
 pub type Flight = wgpu::SubmissionIndex;

@@ -1,17 +1,13 @@
 //! The kernel launches of a product: one, or several where a matrix is larger than one binding may be.
 
-use super::{Layout, Matmul, Region, SHADER, Target};
+use super::variant::Variant;
+use super::{Layout, Matmul, Region, Target};
 use crate::device::{Bind, Caps, Dispatch, Slice, grid};
 use crate::graph::{Node, Tensor};
 use std::ops::Range;
 
-/// Fewer large tiles than this leave a GPU's cores idle; smaller tiles then win.
-const ENOUGH_TILES: usize = 128;
-/// Rows up to which a product is one pass over B.
-const FEW_ROWS: usize = 4;
-
 pub(super) fn dispatches(op: &Matmul, node: &Node<'_>, caps: &Caps) -> Vec<Dispatch> {
-    let splitter = Splitter { op, operands: operands(op, node), limit: caps.max_binding };
+    let splitter = Splitter { op, operands: operands(op, node), inputs: node.inputs.len(), limit: caps.max_binding };
     let mut dispatches = Vec::new();
     splitter.split(op.size.map(|n| 0..n), &mut |piece| dispatches.push(splitter.dispatch(piece, caps)));
     dispatches
@@ -38,6 +34,8 @@ struct Splitter<'a> {
     op: &'a Matmul,
     /// A, B, C.
     operands: [Operand; 3],
+    /// How many; a scale is the last.
+    inputs: usize,
     limit: u64,
 }
 
@@ -103,7 +101,7 @@ impl Splitter<'_> {
         // Unused bindings need some buffer: B again.
         let first = piece[K].start == 0;
         let (bias, residual) = if first { op.extras() } else { (None, None) };
-        let binds = vec![
+        let mut binds = vec![
             bind_out,
             bind_in(0, a.0),
             bind_in(1, b.0),
@@ -113,21 +111,18 @@ impl Splitter<'_> {
         let accumulate = !first || op.target == Target::Accumulate;
         let flags = u32::from(accumulate) + 2 * u32::from(bias.is_some()) + 4 * u32::from(residual.is_some());
 
-        let few_rows = op.layout == Layout::NT && m <= FEW_ROWS;
-        let tiles = |side: usize| batch * m.div_ceil(side) * n.div_ceil(side);
-        let side = if few_rows || tiles(64) >= ENOUGH_TILES { 64 } else { 32 };
-        let count = if few_rows { batch * n.div_ceil(8) } else { tiles(side) };
-        let layout = op.layout as u32;
+        let size = [batch, m, n, k];
+        let aligned = [n, if op.layout == Layout::TN { m } else { k }, piece[N].start].iter().all(|n| n % 4 == 0)
+            && [a.1, b.1, c.1].iter().flatten().all(|x| x % 4 == 0);
+        let variant = Variant::of(op, size, aligned, caps);
+        let (shader, entry, constants) = variant.kernel(op, caps);
+        if variant.scales() {
+            binds.push(if op.scaled.is_some() { Bind::In(self.inputs - 1) } else { bind_in(1, b.0) });
+        }
+        let count = variant.groups(size);
         let mut params = [m, n, k, count].map(|x| x as u32).to_vec();
         [a.1, b.1, c.1].iter().for_each(|&[offset, batch, row]| params.extend([offset, batch, row, 0]));
         params.extend([flags, piece[N].start as u32]);
-        Dispatch {
-            shader: SHADER,
-            entry: if few_rows { "few_rows" } else { "tiles" },
-            constants: vec![("LAYOUT", format!("{layout}u")), ("SIDE", format!("{}u", side / 4))],
-            binds,
-            params,
-            groups: grid(count, caps),
-        }
+        Dispatch { shader, entry, constants, binds, params, groups: grid(count, caps) }
     }
 }

@@ -1,3 +1,4 @@
+use crate::device::Precision;
 use crate::graph::Tensor;
 use crate::ops::{self, Layout, View};
 use crate::selftest::{Case, Setup};
@@ -72,6 +73,7 @@ pub fn cases() -> Vec<Case> {
             rows: time,
             cols: size,
             stride: heads * size,
+            scale: None,
         };
         let scores = ops::matmul(&mut s.graph, Layout::NT, per_head(x), per_head(y));
         s.result(scores);
@@ -107,6 +109,8 @@ pub fn cases() -> Vec<Case> {
         s.result(y);
         Ok(())
     }));
+    rows.extend(in_fours());
+    rows.extend(half());
     rows.push(
         Case::new("matmul", "more than 65,535 workgroups", |s| {
             let (x, w) = (s.fixed([1, 3]), s.fixed([600_011, 3]));
@@ -119,5 +123,59 @@ pub fn cases() -> Vec<Case> {
         })
         .heavy(),
     );
+    rows
+}
+
+/// Rows and columns in multiples of four, around the edges of every tile.
+fn in_fours() -> impl Iterator<Item = Case> {
+    let sizes = [[8, 4, 4], [68, 36, 20], [132, 260, 44], [100, 64, 96]];
+    LAYOUTS.into_iter().flat_map(move |layout| {
+        sizes.into_iter().map(move |[m, n, k]| {
+            Case::new("matmul", format!("{layout:?} {m}x{n}x{k} added to columns, in fours"), move |s| {
+                let [a, b] = operands(s, layout, [m, n, k]);
+                let c = ops::matmul(&mut s.graph, layout, a, b);
+                s.result(c);
+                let factors = [(m, k, Layout::TN), (k, n, Layout::NT)];
+                let [a, b] = factors
+                    .map(|(rows, cols, turned)| s.fixed(if layout == turned { [cols, rows] } else { [rows, cols] }));
+                let into = s.fixed([m, n + 12]);
+                let sum = ops::matmul_into(&mut s.graph, layout, a, b, View::cols_of(into, 8..8 + n), true);
+                s.result(sum);
+                Ok(())
+            })
+        })
+    })
+}
+
+/// Products of factors rounded to f16. Each factor is off by 2^-11 of itself at most, so each term of a sum by 2^-10; the
+/// rest is f32's.
+fn half() -> Vec<Case> {
+    const TOLERANCE: f64 = 1.0 / 1024.0;
+    let mut rows = Vec::new();
+    for layout in LAYOUTS {
+        for [m, n, k] in [[36, 40, 32], [132, 260, 100], [64, 128, 128], [33, 35, 37]] {
+            let row = Case::new("matmul", format!("{layout:?} {m}x{n}x{k} of f16 factors"), move |s| {
+                s.graph.set_precision(Precision::F16);
+                let [a, b] = operands(s, layout, [m, n, k]);
+                let c = ops::matmul(&mut s.graph, layout, a, b);
+                s.result(c);
+                Ok(())
+            });
+            rows.push(row.tolerance(TOLERANCE));
+        }
+    }
+    // Gradients around 1e-9 and 1e9: without a scale, f16 has nothing left of the first and no place for the second.
+    for size in [1e-9f32, 1e9] {
+        let row = Case::new("matmul", format!("linear of f16 factors, gradients around {size:e}"), move |s| {
+            s.graph.set_precision(Precision::F16);
+            let (x, w) = (s.float([72, 64]), s.float([48, 64]));
+            let (bias, residual) = (s.float([48]), s.float([72, 48]));
+            let y = ops::linear(&mut s.graph, x, w, Some(bias), Some(residual));
+            let small = ops::scale(&mut s.graph, y, size);
+            s.result(small);
+            Ok(())
+        });
+        rows.push(row.tolerance(TOLERANCE));
+    }
     rows
 }

@@ -7,6 +7,7 @@ mod columns;
 mod combine;
 mod divergences;
 mod embedding;
+mod f16_scale;
 mod grad_norm;
 mod hidden;
 mod likeness;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Case> {
         combine::cases(),
         divergences::cases(),
         embedding::cases(),
+        f16_scale::cases(),
         grad_norm::cases(),
         hidden::cases(),
         likeness::cases(),
