@@ -17,7 +17,6 @@ pub mod graph;
 #[cfg(not(target_family = "wasm"))]
 pub mod inspect;
 pub mod losses;
-#[cfg(not(target_family = "wasm"))]
 pub mod merge;
 pub mod models;
 pub mod nn;

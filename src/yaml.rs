@@ -28,6 +28,15 @@ pub(crate) fn read_documents(text: &str, file: &Path) -> Result<Vec<Value>> {
     serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| not_yaml(file, &error))
 }
 
+/// In a browser a list of documents, or one.
+#[cfg(target_family = "wasm")]
+pub(crate) fn read_documents(text: &str, file: &Path) -> Result<Vec<Value>> {
+    Ok(match read_yaml(text, file)? {
+        Value::Array(documents) => documents,
+        document => vec![document],
+    })
+}
+
 /// A tree as YAML; in a browser as JSON, which is YAML.
 pub(crate) fn to_yaml(tree: &Value) -> Result<String> {
     #[cfg(not(target_family = "wasm"))]

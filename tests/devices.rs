@@ -1,7 +1,7 @@
 //! The same twenty training steps everywhere: losses agree between devices, and a device agrees with itself bit for
-//! bit.
+//! bit. What browsers test with is made here too.
 
-use crate::common::{gpu_names, novel, recipe, small_config, small_model};
+use crate::common::{Golden, golden, gpu_names, novel, recipe, small_config, small_model};
 use potstill::device::Device;
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::setup::Setup;
@@ -10,6 +10,8 @@ use potstill::distill::{CaptureOptions, capture};
 use potstill::formats::ModelFolder;
 use potstill::shards::Record;
 use potstill::shards::spec::LogProbType;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow::Continue;
 use std::path::Path;
 use std::sync::Arc;
@@ -104,6 +106,12 @@ fn assets_for_the_browser() {
     let scalars = |r: &StepReport| [&r.losses[..], &[r.loss, r.grad_norm]].concat();
     let scalars: Vec<Vec<f64>> = reports.iter().map(scalars).collect();
     std::fs::write(dir.join("scalars.json"), serde_json::to_vec(&scalars).unwrap()).unwrap();
+    // The configurations of tests/golden/merge as objects, as which a browser takes them.
+    let golden = Golden::open(&golden("merge/golden.safetensors")).metadata();
+    let object = |yaml: &Value| serde_saphyr::from_str::<Value>(yaml.as_str().unwrap()).unwrap();
+    let merges: BTreeMap<&String, Value> =
+        golden.as_object().unwrap().iter().map(|(k, yaml)| (k, object(yaml))).collect();
+    std::fs::write(dir.join("merges.json"), serde_json::to_vec(&merges).unwrap()).unwrap();
 }
 
 /// Factors rounded to 16-bit floats, gradients by their own power of two: the losses of every step stay within a few

@@ -40,6 +40,8 @@ pub use model_folder::{ModelFolder, write_configs};
 #[cfg(all(feature = "spectrum", not(target_family = "wasm")))]
 pub(crate) use peft::HEAD;
 pub use peft::{Adapter, AdapterConfig, write_adapter};
+#[cfg(target_family = "wasm")]
+pub(crate) use safetensors_file::begin as begin_safetensors;
 pub use safetensors_file::{TensorSpec, write_safetensors};
 pub use tensors::Tensors;
 pub use tokenizer::{DecodeStream, TokenText, Tokenizer};

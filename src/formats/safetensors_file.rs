@@ -108,7 +108,7 @@ pub async fn write_safetensors<'a>(
 }
 
 /// A new file with its header, and the tensors in the order of their data.
-pub(super) fn begin<'a>(
+pub(crate) fn begin<'a>(
     path: &Path,
     specs: &'a [TensorSpec],
     metadata: &BTreeMap<String, String>,

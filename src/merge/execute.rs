@@ -1,13 +1,12 @@
 //! The work of a merge: a few tensors at a time, each to its place in its file, so that one is computed while another is
 //! written.
 
-use super::methods::random_key;
+use super::making::Making;
 use super::output::Shard;
 use super::plan::{Plan, Planned};
-use super::reading::Reading;
 use super::run::{MergeOptions, Progress, Stage};
 use crate::device::Device;
-use crate::formats::{Draft, Dtype};
+use crate::formats::Draft;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -24,7 +23,7 @@ const IN_FLIGHT: usize = 3;
 /// Writes every file that is not there yet, with the arithmetic on `device` where it can do it.
 ///
 /// Errors are those of the first tensor that fails; [`Error::Cancelled`] when `progress` breaks.
-pub(super) fn write_shards(
+pub(super) async fn write_shards(
     plan: &Plan,
     shards: &[Shard],
     options: &MergeOptions,
@@ -37,8 +36,7 @@ pub(super) fn write_shards(
     let tensors = plan.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
     let left = shards.iter().filter(|shard| !shard.path.is_file());
     let queue = Mutex::new(Queue { left: Box::new(left), current: None, next: 0, count: 0 });
-    let reading = Reading::new(plan, options.memory);
-    let work = Work { options, tensors, queue, stop, reading, device: device.cloned() };
+    let work = Work { making: Making::new(plan, options, device), tensors, queue, stop };
     let failed = thread::scope(|scope| {
         let (sender, receiver) = channel();
         let start = |_| {
@@ -71,14 +69,11 @@ pub(super) fn write_shards(
 const SYNCED_FROM: u64 = 8 << 20;
 
 struct Work<'a> {
-    options: &'a MergeOptions,
+    making: Making<'a>,
     tensors: BTreeMap<&'a str, &'a Planned>,
     queue: Mutex<Queue<'a>>,
     /// Somebody failed, or the user wants no more.
     stop: AtomicBool,
-    reading: Reading<'a>,
-    /// What does the arithmetic; `None` is the processor.
-    device: Option<Device>,
 }
 
 /// What is still to do.
@@ -155,23 +150,18 @@ impl Work<'_> {
         let tensor = self.tensors.get(name).ok_or_else(|| Error::internal("a tensor without a plan"))?;
         let writer = lock(&task.file.draft).as_ref().map(|draft| draft.writer(place)).transpose()?;
         let mut writer = writer.ok_or_else(|| Error::internal("a file closed before it was whole"))?;
-        let mut written = 0;
-        let made = self.tensor(tensor, &mut |bytes| {
+        let mut put = |bytes: &[u8]| {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
             writer.write_all(bytes).map_err(Error::io("write", task.file.path))?;
-            written += bytes.len() as u64;
             // Nobody listens once the merge has failed.
             let _ = sender.send(bytes.len() as u64);
             Ok(())
-        });
-        made.map_err(|error| error.inside(format!("merging `{}`", tensor.name)))?;
-        if written != place.end - place.start {
-            return Err(Error::internal(format!("{written} bytes of `{name}` instead of {}", place.end - place.start)));
-        }
+        };
+        pollster::block_on(self.making.tensor(tensor, &mut put))?;
         // On its way to the disk while other tensors are made, rather than all at the end.
-        if written >= SYNCED_FROM {
+        if place.end - place.start >= SYNCED_FROM {
             writer.sync_data().map_err(Error::io("sync", task.file.path))?;
         }
         match task.file.left.fetch_sub(1, Ordering::AcqRel) {
@@ -179,34 +169,4 @@ impl Work<'_> {
             _ => Ok(()),
         }
     }
-
-    fn tensor(&self, tensor: &Planned, put: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.reading.with(tensor, self.device.as_ref(), |inputs| {
-            let key = random_key(self.options.seed, &tensor.name);
-            let kernel = tensor.method.prepare(inputs, &tensor.settings, key)?;
-            let band = (self.options.memory / 256).clamp(1 << 16, 1 << 22) as usize;
-            let finish = |start: usize, values: &[f32]| encode(tensor, start, values);
-            inputs.compute(&kernel, band, finish, |parts, _| parts.iter().try_for_each(|part| put(part)))
-        })
-    }
-}
-
-/// The bytes of `values`, which the type must be able to hold.
-fn encode(tensor: &Planned, start: usize, values: &[f32]) -> Result<Vec<u8>> {
-    let most = match tensor.dtype {
-        Dtype::F16 => 65_519.0,
-        Dtype::Bf16 => 3.395e38,
-        _ => f32::MAX,
-    };
-    if let Some(at) = values.iter().position(|x| x.is_nan() || x.abs() > most) {
-        let complaint =
-            Error::at(format!("value {}", start + at)).expected(format!("a number that {} holds", tensor.dtype));
-        return complaint
-            .found(values[at])
-            .help("set `out_dtype` to `bfloat16` or `float32`, or lower the weights")
-            .err();
-    }
-    let mut bytes = Vec::with_capacity(values.len() * 4);
-    tensor.dtype.encode(values, &mut bytes);
-    Ok(bytes)
 }

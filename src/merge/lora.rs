@@ -1,8 +1,8 @@
 //! Adapters merged on the fly: W + scale B A, and DoRA's lengths, as values are read.
 
 use crate::formats::{Adapter, Tensors};
+use crate::platform::parallel::*;
 use crate::{Error, Result};
-use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -72,6 +72,7 @@ impl Lora {
     }
 
     /// The file of its weights.
+    #[cfg(not(target_family = "wasm"))]
     pub fn file(&self) -> std::path::PathBuf {
         self.adapter.path().join("adapter_model.safetensors")
     }

@@ -8,22 +8,30 @@
 
 mod config;
 mod config_json;
+#[cfg(not(target_family = "wasm"))]
 mod dam;
+#[cfg_attr(target_family = "wasm", path = "in_order.rs")]
 mod execute;
-#[cfg(feature = "spectrum")]
+#[cfg(all(feature = "spectrum", not(target_family = "wasm")))]
 mod extract;
+#[cfg_attr(target_family = "wasm", path = "journal_in_memory.rs")]
+mod journal;
+mod learned;
 mod lora;
-#[cfg(feature = "spectrum")]
+#[cfg(all(feature = "spectrum", not(target_family = "wasm")))]
 mod low_rank;
+mod making;
 pub mod methods;
 mod model;
 mod names;
 mod output;
 mod plan;
 mod plan_tensor;
+#[cfg(not(target_family = "wasm"))]
 mod pursuit;
 mod reading;
 mod run;
+#[cfg(not(target_family = "wasm"))]
 mod surgeon;
 mod tokenizer;
 mod trim;
@@ -35,11 +43,16 @@ pub use config::{
     TokenizerSource,
 };
 
-pub use dam::{Divergence, Learned};
-#[cfg(feature = "spectrum")]
+#[cfg(all(feature = "spectrum", not(target_family = "wasm")))]
 pub use extract::{ExtractOptions, Extracted, extract_lora};
-#[cfg(feature = "spectrum")]
+pub use learned::{Divergence, Learned};
+#[cfg(all(feature = "spectrum", not(target_family = "wasm")))]
 pub use low_rank::{LowRank, low_rank};
 pub use plan::{Plan, Planned};
-pub use run::{MergeOptions, Merged, Progress, Stage, merge};
+#[cfg(not(target_family = "wasm"))]
+pub use run::merge;
+#[cfg(target_family = "wasm")]
+pub(crate) use run::merge_on;
+pub use run::{MergeOptions, Merged, Progress, Stage};
+#[cfg(not(target_family = "wasm"))]
 pub use surgeon::{SurgeonOptions, Transplanted, tokensurgeon};

@@ -6,7 +6,7 @@ use super::names::{canonical, is_buffer, is_head, is_token_table, layer};
 use crate::formats::{ModelFolder, hub};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// An opened model.
 #[derive(Debug)]
@@ -21,10 +21,10 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Opens the model, or the folder at `made` where another document makes it.
-    pub fn open(reference: &Reference, made: Option<&Path>) -> Result<Model> {
-        let path = match made {
-            Some(path) => path.to_path_buf(),
+    /// Opens the model; `places` as of [`super::Plan::new`].
+    pub fn open(reference: &Reference, places: &BTreeMap<String, PathBuf>) -> Result<Model> {
+        let path = match places.get(&reference.model) {
+            Some(path) => path.clone(),
             None => hub::resolve(&reference.model)?,
         };
         let folder = ModelFolder::open(&path)?;
@@ -39,7 +39,10 @@ impl Model {
             }
         }
         let lora = match &reference.lora {
-            Some(lora) => Some(Lora::open(Path::new(lora), &folder.tensors)?),
+            Some(lora) => {
+                let place = places.get(&format!("+{lora}"));
+                Some(Lora::open(place.map_or(Path::new(lora), PathBuf::as_path), &folder.tensors)?)
+            }
             None => None,
         };
         Ok(Model { reference: reference.clone(), folder, lora, stored, root })

@@ -1,21 +1,14 @@
-//! The folder that receives the result: shards first, the files that make it a model last, so that a merge that was
-//! killed leaves nothing that loads.
+//! The files of weights that the result is divided among.
 
-use super::dam;
 use super::plan::{Plan, Planned};
-use crate::formats::{TensorSpec, claim_output_dir, read_json_if_present, write_json};
-use crate::{Error, Result};
+use crate::Result;
+use crate::formats::{TensorSpec, write_json};
 use serde_json::{Map, Value, json};
-use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What says that the folder is being written, and by which merge.
-const JOURNAL: &str = "merge-unfinished.json";
-/// The same of a part that is whole: it serves again when a later document was stopped.
-const FINISHED: &str = "merge-finished.json";
 /// Where the parts of a merge of several documents are made.
 pub(super) const PARTS: &str = "intermediate";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// One file of weights.
 #[derive(Debug)]
@@ -63,53 +56,6 @@ fn natural(name: &str) -> Vec<(Option<u64>, String)> {
     name.split('.').map(|part| (part.parse().ok(), part.to_string())).collect()
 }
 
-/// Refuses a folder that holds anything else than what this merge may have left, unless `overwrite`.
-pub(super) fn check(folder: &Path, overwrite: bool) -> Result<()> {
-    // Parts of this merge, and a journal that was being written when the process was killed.
-    let own = |name: &str| name == PARTS || (name.starts_with(JOURNAL) && name.ends_with(".tmp"));
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let barely_begun = folder.is_dir() && entries.into_iter().all(|entry| entry.file_name().to_str().is_some_and(own));
-    match folder.join(JOURNAL).exists() || barely_begun {
-        true => Ok(()),
-        false => claim_output_dir(folder, overwrite),
-    }
-}
-
-/// Makes `folder` this merge's own. One that an earlier run of the same merge left is gone on with; anything else that
-/// is in it is an error unless `overwrite`, which takes an old model away.
-pub(super) fn claim(folder: &Path, fingerprint: &str, overwrite: bool) -> Result<()> {
-    let journal = folder.join(JOURNAL);
-    let begun = read_json_if_present(&journal)?;
-    let same = begun.as_ref().is_some_and(|json| json["fingerprint"] == fingerprint);
-    if begun.is_some() && !same && !overwrite {
-        let complaint = Error::file(folder).expected("a new folder, or one that this merge began");
-        let complaint = complaint.found("another merge, unfinished");
-        return complaint.help("name another folder, or begin again with `--overwrite`").err();
-    }
-    check(folder, overwrite)?;
-    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
-        let path = entry.map_err(Error::io("list", folder))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let weights = name.starts_with("model") && name.ends_with(".safetensors");
-        let model = weights || [INDEX, FINISHED, dam::FILE, "config.json"].contains(&name.as_str());
-        let leftover =
-            name.ends_with(".tmp") && (name.starts_with("model") || name.starts_with(JOURNAL) || begun.is_some());
-        if path.is_file() && (leftover || (model && !same)) {
-            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-        }
-        if path.is_dir() && name == dam::CHECKPOINTS && begun.is_some() && !same {
-            fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
-        }
-    }
-    if same { Ok(()) } else { write_json(&journal, &json!({ "fingerprint": fingerprint })) }
-}
-
-/// Whether `folder` is a part that this very merge has finished.
-pub(super) fn is_finished(folder: &Path, fingerprint: &str) -> Result<bool> {
-    let finished = read_json_if_present(&folder.join(FINISHED))?;
-    Ok(finished.is_some_and(|json| json["fingerprint"] == fingerprint))
-}
-
 /// Writes the index, if there is more than one file.
 pub(super) fn write_index(folder: &Path, shards: &[Shard]) -> Result<()> {
     if shards.len() < 2 {
@@ -123,13 +69,4 @@ pub(super) fn write_index(folder: &Path, shards: &[Shard]) -> Result<()> {
     let size: u64 = shards.iter().map(|shard| shard.bytes).sum();
     let metadata = json!({ "total_size": size });
     write_json(&folder.join(INDEX), &json!({ "metadata": metadata, "weight_map": Value::Object(map) }))
-}
-
-/// The folder is whole: a `part` of a merge, or the result.
-pub(super) fn finish(folder: &Path, part: bool) -> Result<()> {
-    let journal = folder.join(JOURNAL);
-    match part {
-        true => fs::rename(&journal, folder.join(FINISHED)).map_err(Error::io("rename", &journal)),
-        false => fs::remove_file(&journal).map_err(Error::io("remove", &journal)),
-    }
 }

@@ -79,12 +79,13 @@ pub(super) struct Place<'a> {
 }
 
 impl Plan {
-    /// Opens all models of a document and plans its result. `made` says where the results of other documents are.
+    /// Opens all models of a document and plans its result. `places` says where models are that are not where their
+    /// names lead: the results of other documents, what a browser was handed. An adapter has a `+` before its name.
     ///
     /// Errors list every missing tensor, shape that differs, missing parameter and filter without effect at once.
-    pub fn new(config: &MergeConfig, made: &BTreeMap<String, PathBuf>) -> Result<Plan> {
+    pub fn new(config: &MergeConfig, places: &BTreeMap<String, PathBuf>) -> Result<Plan> {
         let references = config.references();
-        let opened = references.iter().map(|r| Model::open(r, made.get(&r.model).map(PathBuf::as_path)));
+        let opened = references.iter().map(|reference| Model::open(reference, places));
         let (mut models, mut wrong) = (Vec::new(), Vec::new());
         opened.for_each(|model| match model {
             Ok(model) => models.push(model),

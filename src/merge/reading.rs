@@ -32,11 +32,11 @@ impl<'a> Reading<'a> {
     }
 
     /// What `work` makes of the tensors that `tensor` is merged from.
-    pub fn with<R>(
+    pub async fn with<R>(
         &self,
         tensor: &Planned,
         device: Option<&Device>,
-        work: impl FnOnce(&Inputs) -> Result<R>,
+        work: impl AsyncFnOnce(&Inputs<'_>) -> Result<R>,
     ) -> Result<R> {
         let plan = self.plan;
         // Blocks of several models are read in turn, which looks like no order to the system.
@@ -67,6 +67,7 @@ impl<'a> Reading<'a> {
             models: models.iter().map(|read| read as &Read).collect(),
             device,
         })
+        .await
     }
 }
 

@@ -1,16 +1,17 @@
 //! A merge from beginning to end.
 
 use super::config::MergeConfig;
-use super::dam::{self, Learned};
 use super::execute::write_shards;
+use super::journal::{self, Begun};
+use super::learned::{Learned, table};
 use super::model::Model;
 use super::output;
 use super::plan::Plan;
 use super::tokenizer;
 use super::trim::trim;
 use crate::device::{Choice, Device};
-use crate::digest;
 use crate::formats::{write_configs, write_text};
+use crate::platform::fs;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -85,10 +86,23 @@ pub struct Merged {
 ///
 /// Errors: what [`Plan::new`] finds wrong; a source value that is not finite; a result that its type cannot hold;
 /// [`Error::Cancelled`] when `progress` breaks.
+#[cfg(not(target_family = "wasm"))]
 pub fn merge(
     documents: &[MergeConfig],
     out: &Path,
     options: &MergeOptions,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Merged> {
+    let device = pollster::block_on(options.device.open())?;
+    pollster::block_on(merge_on(documents, out, BTreeMap::new(), (&device, options), progress))
+}
+
+/// [`merge`] on an open device; `places` as of [`Plan::new`]. Waits for the device alone; natively it blocks on files.
+pub(crate) async fn merge_on(
+    documents: &[MergeConfig],
+    out: &Path,
+    mut places: BTreeMap<String, PathBuf>,
+    (device, options): (&Device, &MergeOptions),
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Merged> {
     if options.memory < LEAST_MEMORY {
@@ -97,10 +111,8 @@ pub fn merge(
     let Some((last, others)) = documents.split_last() else {
         return Error::at("the merge").expected("a document").found("none").err();
     };
-    let device = pollster::block_on(options.device.open())?;
     let parts = out.join(output::PARTS);
-    output::check(out, options.overwrite)?;
-    let mut made = BTreeMap::new();
+    journal::check(out, options.overwrite)?;
     for document in others {
         let name = document.name.clone().ok_or_else(|| Error::internal("a part without a name"))?;
         let plain = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
@@ -109,105 +121,45 @@ pub fn merge(
             return complaint.found(format!("`{name}`")).err();
         }
         let folder = parts.join(&name);
-        write_one(document, &made, (&folder, true), &device, options, progress)?;
-        made.insert(name, folder);
+        write_one(document, &places, (&folder, true), (device, options), progress).await?;
+        places.insert(name, folder);
     }
-    let merged = write_one(last, &made, (out, false), &device, options, progress)?;
-    if parts.exists() {
-        std::fs::remove_dir_all(&parts).map_err(Error::io("remove", &parts))?;
+    let merged = write_one(last, &places, (out, false), (device, options), progress).await?;
+    if fs::exists(&parts) {
+        fs::remove_dir_all(&parts).map_err(Error::io("remove", &parts))?;
     }
     Ok(merged)
 }
 
-fn write_one(
+async fn write_one(
     config: &MergeConfig,
-    made: &BTreeMap<String, PathBuf>,
+    places: &BTreeMap<String, PathBuf>,
     (out, part): (&Path, bool),
-    device: &Device,
-    options: &MergeOptions,
+    (device, options): (&Device, &MergeOptions),
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Merged> {
-    let mut plan = Plan::new(config, made)?;
-    refuse_inputs(&plan, out)?;
+    let mut plan = Plan::new(config, places)?;
     let shards = output::shards(out, &plan, options.shard_size.max(1));
     let parameters = plan.tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
     let bytes = shards.iter().map(|shard| shard.bytes).sum();
     let mut merged = Merged { tensors: plan.tensors.len(), parameters, files: shards.len(), bytes, learned: None };
-    let fingerprint = fingerprint(config, &plan, options)?;
-    if part && output::is_finished(out, &fingerprint)? {
-        return Ok(merged);
+    match journal::begin(config, &mut plan, (out, part), (device, options), progress)? {
+        Begun::Weights(learned) => merged.learned = learned,
+        #[cfg(not(target_family = "wasm"))]
+        Begun::Whole => return Ok(merged),
     }
-    // A part is in this merge's own folder: what it holds of an earlier configuration may go.
-    output::claim(out, &fingerprint, options.overwrite || part)?;
-    if config.learning.is_some() {
-        merged.learned = Some(dam::learn(&mut plan, config, out, &fingerprint, (device, options.seed), progress)?);
-    }
-    trim(&mut plan, config, options.memory)?;
+    trim(&mut plan, config, options.memory).await?;
     // The processor does it without a copy, and in the same way for any number of cores.
     let arithmetic = matches!(device, Device::Gpu(_)).then_some(device);
-    write_shards(&plan, &shards, options, arithmetic, progress)?;
+    write_shards(&plan, &shards, options, arithmetic, progress).await?;
     output::write_index(out, &shards)?;
     tokenizer::write(config, &plan.models, plan.donor, plan.vocabulary.as_ref(), out)?;
     write_text(&out.join("README.md"), &card(config, &plan, merged.learned.as_ref(), out))?;
     write_text(&out.join("mergekit_config.yml"), &config.text)?;
     let tokens = plan.vocabulary.as_ref().map_or(plan.donor, |vocabulary| vocabulary.donor);
     write_configs(out, &plan.config, &plan.models[tokens].folder.generation_config)?;
-    output::finish(out, part)?;
+    journal::finish(out, part)?;
     Ok(merged)
-}
-
-/// A merge never writes over what it reads.
-fn refuse_inputs(plan: &Plan, out: &Path) -> Result<()> {
-    let Ok(target) = out.canonicalize() else { return Ok(()) };
-    let inside = |model: &&Model| model.folder.path().canonicalize().is_ok_and(|path| path == target);
-    match plan.models.iter().find(inside) {
-        None => Ok(()),
-        Some(model) => {
-            let complaint = Error::file(out).expected("another folder than those of the models");
-            complaint.found(format!("that of `{}`", model.reference)).help("name a new folder").err()
-        }
-    }
-}
-
-/// What makes two runs the same: the configuration, the options that change bytes, and the files that are read.
-fn fingerprint(config: &MergeConfig, plan: &Plan, options: &MergeOptions) -> Result<String> {
-    let mut text = format!("{}\n{} {}\n", config.text, options.shard_size, options.seed);
-    for model in &plan.models {
-        let tensors = &model.folder.tensors;
-        let mut files: Vec<PathBuf> =
-            tensors.names().filter_map(|name| Some(tensors.file(name).ok()?.into())).collect();
-        files.extend(model.lora.iter().map(|lora| lora.file()));
-        files.sort();
-        files.dedup();
-        files.iter().try_for_each(|file| stamp(file, &mut text))?;
-    }
-    dam::texts(config).try_for_each(|file| stamp(file, &mut text))?;
-    Ok(digest::sha256(text))
-}
-
-/// What tells a file from its earlier self without reading it.
-fn stamp(file: &Path, text: &mut String) -> Result<()> {
-    let metadata = std::fs::metadata(file).map_err(Error::io("read", file))?;
-    let changed = metadata.modified().ok();
-    text.push_str(&format!("{} {} {changed:?}\n", file.display(), metadata.len()));
-    Ok(())
-}
-
-/// What was learned, for the card.
-fn table(learned: &Learned) -> String {
-    let mut text = format!("\n## Learned coefficients\n\n{} steps. ", learned.steps);
-    if learned.models.iter().all(|model| model.after.is_none()) {
-        text.push_str("Nothing was held out to measure.\n");
-        return text;
-    }
-    text.push_str("Divergence from each model on text of its own that was held out, nats a token:\n\n");
-    text.push_str("| model | plain average | learned |\n| --- | --- | --- |\n");
-    for model in &learned.models {
-        let [before, after] = [model.before, model.after].map(|x| x.map_or("-".to_owned(), |x| format!("{x:.4}")));
-        let name = Path::new(&model.model).file_name().map_or(model.model.clone(), |n| n.to_string_lossy().into());
-        text.push_str(&format!("| {name} | {before} | {after} |\n"));
-    }
-    text
 }
 
 /// The model card.
@@ -220,7 +172,7 @@ fn card(config: &MergeConfig, plan: &Plan, learned: Option<&Learned>, out: &Path
     let shown = |model: &Model| {
         let path = Path::new(&model.reference.model);
         // A path says more about a machine than about a model.
-        let own = if path.exists() { name(path) } else { model.reference.model.clone() };
+        let own = if fs::exists(path) { name(path) } else { model.reference.model.clone() };
         let lora = model.reference.lora.as_deref().map(|lora| format!(" with {}", name(Path::new(lora))));
         format!("{own}{}", lora.unwrap_or_default())
     };

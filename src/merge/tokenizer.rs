@@ -4,6 +4,7 @@ use super::config::{ChatTemplate, MergeConfig};
 use super::model::Model;
 use super::vocabulary::Vocabulary;
 use crate::formats::{ModelFolder, write_atomically, write_json};
+use crate::platform::fs;
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -49,8 +50,8 @@ pub(super) fn copy(donor: &ModelFolder, out: &Path) -> Result<()> {
         Some(header) if !header.metadata.contains_key("tokenizer.ggml.tokens") => Ok(()),
         Some(_) => donor.tokenizer()?.save(out),
         None => {
-            for file in FILES.iter().map(|name| donor.path().join(name)).filter(|path| path.is_file()) {
-                let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
+            for file in FILES.iter().map(|name| donor.path().join(name)).filter(|path| fs::is_file(path)) {
+                let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
                 let path = out.join(file.file_name().unwrap_or_default());
                 write_atomically(&path, |file| file.write_all(&bytes).map_err(Error::io("write", &path)))?;
             }
@@ -77,8 +78,8 @@ fn set_template(out: &Path, template: &str) -> Result<()> {
     }
     write_json(&path, &json)?;
     let own = out.join("chat_template.jinja");
-    match own.exists() {
-        true => std::fs::remove_file(&own).map_err(Error::io("remove", &own)),
+    match fs::exists(&own) {
+        true => fs::remove_file(&own).map_err(Error::io("remove", &own)),
         false => Ok(()),
     }
 }

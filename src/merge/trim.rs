@@ -23,7 +23,7 @@ fn trims(tensor: &Planned) -> bool {
 /// Finds every model's threshold, if the method trims whole models, and puts it into the plan. Reads all tensors twice.
 ///
 /// Errors if a model's density is not the same for all tensors.
-pub(super) fn trim(plan: &mut Plan, config: &MergeConfig, memory: u64) -> Result<()> {
+pub(super) async fn trim(plan: &mut Plan, config: &MergeConfig, memory: u64) -> Result<()> {
     let mut models: BTreeMap<usize, Trimmed> = BTreeMap::new();
     for tensor in plan.tensors.iter().filter(|tensor| trims(tensor)) {
         for (piece, settings) in tensor.models.iter().zip(&tensor.settings) {
@@ -44,14 +44,14 @@ pub(super) fn trim(plan: &mut Plan, config: &MergeConfig, memory: u64) -> Result
     if models.is_empty() {
         return Ok(());
     }
-    let high = count(plan, &models, memory)?;
+    let high = count(plan, &models, memory).await?;
     for (index, model) in &mut models {
         // As of each tensor otherwise: cut down to whole values, but at least one.
         let kept = ((model.density * model.values as f64) as u64).max(1);
         let (bin, left, _) = find(&high[index], kept);
         model.high = Some((bin, left));
     }
-    let low = count(plan, &models, memory)?;
+    let low = count(plan, &models, memory).await?;
     let threshold = |(index, model): (&usize, &Trimmed)| {
         let (high, left) = model.high.unwrap_or_default();
         (*index, f32::from_bits(high << 16 | find(&low[index], left).0))
@@ -66,13 +66,13 @@ pub(super) fn trim(plan: &mut Plan, config: &MergeConfig, memory: u64) -> Result
 }
 
 /// By model how many of its values have which highest 16 bits; of those that have the wanted ones, which lowest.
-fn count(plan: &Plan, models: &BTreeMap<usize, Trimmed>, memory: u64) -> Result<BTreeMap<usize, Vec<u64>>> {
+async fn count(plan: &Plan, models: &BTreeMap<usize, Trimmed>, memory: u64) -> Result<BTreeMap<usize, Vec<u64>>> {
     let reading = Reading::new(plan, memory);
     let mut sums: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
     for tensor in plan.tensors.iter().filter(|tensor| trims(tensor)) {
         let inside = |index: usize| models.get(&index).and_then(|model| Some(model.high?.0));
         let inside: Vec<Option<u32>> = tensor.models.iter().map(|piece| inside(piece.model)).collect();
-        let counted = reading.with(tensor, None, |inputs| magnitudes(inputs, &inside))?;
+        let counted = reading.with(tensor, None, async |inputs| magnitudes(inputs, &inside)).await?;
         for (piece, counts) in tensor.models.iter().zip(counted) {
             match sums.get_mut(&piece.model) {
                 Some(sum) => sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count),

@@ -116,10 +116,9 @@ impl NormGrad {
         let n = F::of(g.len() as f64);
         let mean = if self.norm.center { F::sum_of(g) / n } else { F::ZERO };
         let along = F::dot(g, h) / n;
-        let values = g.iter().zip(h).map(|(&g, &h)| inv * (g - mean - h * along));
-        match self.accumulate {
-            true => dx.iter_mut().zip(values).for_each(|(dx, value)| *dx += value),
-            false => dx.iter_mut().zip(values).for_each(|(dx, value)| *dx = value),
+        for (dx, (&g, &h)) in dx.iter_mut().zip(g.iter().zip(h)) {
+            let value = inv * (g - mean - h * along);
+            *dx = if self.accumulate { *dx + value } else { value };
         }
     }
 }

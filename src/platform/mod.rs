@@ -11,3 +11,7 @@ pub(crate) mod parallel;
 pub mod process;
 #[cfg(target_family = "wasm")]
 pub mod stored;
+#[cfg(target_family = "wasm")]
+mod turn;
+#[cfg(target_family = "wasm")]
+pub(crate) use turn::{sleep, turn};

@@ -73,6 +73,15 @@ mod serial {
             self
         }
 
+        fn map_init<T, R>(
+            self,
+            init: impl Fn() -> T,
+            mut each: impl FnMut(&mut T, Self::Item) -> R,
+        ) -> impl Iterator<Item = R> {
+            let mut scratch = init();
+            self.map(move |item| each(&mut scratch, item))
+        }
+
         fn for_each_init<T>(self, init: impl Fn() -> T, each: impl Fn(&mut T, Self::Item)) {
             let mut scratch = init();
             self.for_each(|item| each(&mut scratch, item));

@@ -4,6 +4,7 @@ use super::failure::{Failure, Kind, Outcome, text};
 use super::options::Context;
 use crate::Error;
 use crate::digest::hex;
+use crate::platform::sleep;
 use crate::platform::stored::Stored;
 use sha2::{Digest, Sha256};
 use std::io::ErrorKind;
@@ -23,8 +24,6 @@ const PIECE: usize = 1 << 20;
 extern "C" {
     #[wasm_bindgen(js_name = fetch)]
     fn fetch_request(request: &Request) -> js_sys::Promise;
-    #[wasm_bindgen(js_name = setTimeout)]
-    fn set_timeout(closure: &js_sys::Function, milliseconds: i32) -> JsValue;
 }
 
 /// What is known of a file before it is asked for.
@@ -118,15 +117,6 @@ impl Part {
         self.bytes += bytes.len() as u64;
         Ok(())
     }
-}
-
-/// Waits.
-pub async fn sleep(milliseconds: i32) {
-    let promise = js_sys::Promise::new(&mut |resolve, _| {
-        set_timeout(&resolve, milliseconds);
-    });
-    // It is never rejected.
-    let _ = JsFuture::from(promise).await;
 }
 
 /// How one attempt ended short of the whole file.

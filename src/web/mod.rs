@@ -12,6 +12,7 @@ mod failure;
 mod files;
 mod generation;
 mod http;
+mod merge;
 mod model;
 mod options;
 mod run;
@@ -24,8 +25,9 @@ mod types;
 pub use device::device_info;
 pub use failure::{Failure, Kind};
 pub use files::{put_files, remove_files};
+pub use merge::merge_models;
 pub use model::{Model, open_model};
-pub use options::{GenerateOptions, OpenOptions, TrainerOptions};
+pub use options::{GenerateOptions, MergeOptions, OpenOptions, TrainerOptions};
 pub use trainer::{Trainer, create_trainer};
 
 use failure::Outcome;

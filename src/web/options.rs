@@ -9,12 +9,15 @@ use web_sys::AbortSignal;
 
 #[wasm_bindgen]
 extern "C" {
-    /// `OpenOptions`, `TrainerOptions` or `GenerateOptions` of the TypeScript types; every property may be missing.
+    /// `OpenOptions`, `TrainerOptions`, `MergeOptions` or `GenerateOptions` of the TypeScript types; every property may be missing.
     #[wasm_bindgen(typescript_type = "OpenOptions")]
     pub type OpenOptions;
     /// See [`OpenOptions`].
     #[wasm_bindgen(typescript_type = "TrainerOptions")]
     pub type TrainerOptions;
+    /// See [`OpenOptions`].
+    #[wasm_bindgen(typescript_type = "MergeOptions")]
+    pub type MergeOptions;
     /// See [`OpenOptions`].
     #[wasm_bindgen(typescript_type = "GenerateOptions")]
     pub type GenerateOptions;

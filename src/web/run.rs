@@ -4,7 +4,6 @@
 use super::checkpoints::Checkpoints;
 use super::device::{describe, open};
 use super::failure::{Failure, Kind, Outcome};
-use super::http::sleep;
 use super::options::Context;
 use super::shards::Shards;
 use super::sources;
@@ -21,6 +20,7 @@ use crate::formats::Tokenizer;
 use crate::generate::Generator;
 use crate::models::Decoder;
 use crate::optim::RING;
+use crate::platform::turn;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -30,8 +30,6 @@ const AHEAD: u64 = 4;
 /// Milliseconds between two checkpoints at least, and how many times what saving one took.
 const CHECKPOINT_EVERY: f64 = 10_000.0;
 const CHECKPOINT_SHARE: f64 = 20.0;
-/// Milliseconds of work between two looks at what the worker was sent.
-const LISTEN_EVERY: f64 = 50.0;
 /// How often a device is replaced without a step in between.
 const REPLACEMENTS: u32 = 3;
 
@@ -43,7 +41,6 @@ pub struct Run {
     parts: Parts,
     /// When the last checkpoint was saved, and what that took, in milliseconds.
     saved: (f64, f64),
-    listened: f64,
     lost: u32,
 }
 
@@ -108,7 +105,7 @@ impl Run {
             context.event(&json!({"type": "resumed", "step": parts.trainer.step}));
         }
         let context = context.unstoppable();
-        Ok((Run { recipe, context, checkpoints, parts, saved: (now(), 0.0), listened: now(), lost: 0 }, info))
+        Ok((Run { recipe, context, checkpoints, parts, saved: (now(), 0.0), lost: 0 }, info))
     }
 
     /// Steps done.
@@ -160,10 +157,7 @@ impl Run {
             let ahead = trainer.files_ahead(AHEAD)?;
             shards.prefetch(ahead);
             trainer.store.device().catch_up().await?;
-            if now() - self.listened > LISTEN_EVERY {
-                sleep(0).await;
-                self.listened = now();
-            }
+            turn().await;
         }
         let reports = self.parts.trainer.reports(&counts).await?;
         let seconds = (now() - start) / 1000.0 / counts.len().max(1) as f64;

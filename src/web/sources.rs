@@ -33,12 +33,15 @@ pub fn here() -> String {
     href.ok().and_then(|href| href.as_string()).unwrap_or_default()
 }
 
+/// Where something of this name is: in the tree, else at an address.
+pub fn place(name: &str, base: &str) -> Outcome<String> {
+    if fs::exists(Path::new(name)) { Ok(name.to_owned()) } else { absolute(name, base) }
+}
+
 /// Makes every path of a recipe that the tree does not have an address.
 pub fn resolve(recipe: &mut Recipe, base: &str) -> Outcome<()> {
     let text = |name: &mut String| -> Outcome<()> {
-        if !fs::exists(Path::new(name.as_str())) {
-            *name = absolute(name, base)?;
-        }
+        *name = place(name, base)?;
         Ok(())
     };
     let path = |path: &mut PathBuf| -> Outcome<()> {
@@ -78,9 +81,7 @@ pub async fn fetch(recipe: &Recipe, context: &Context) -> Outcome<()> {
         Student::Pretrained(name) | Student::Layers { layers_of: name, .. } => model(name, context).await?,
         Student::Adapted { path, adapter } => {
             model(path, context).await?;
-            for name in ["adapter_config.json", "adapter_model.safetensors"] {
-                file(&adapter.join(name), context).await?;
-            }
+            self::adapter(adapter, context).await?;
         }
         Student::Random { config, tokenizer: source, .. } => {
             if let Config::Path(path) = config {
@@ -145,6 +146,14 @@ pub async fn model(name: &str, context: &Context) -> Outcome<()> {
         return Ok(());
     }
     file(&folder.join("model.safetensors"), context).await
+}
+
+/// Fetches an adapter.
+pub async fn adapter(folder: &Path, context: &Context) -> Outcome<()> {
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        file(&folder.join(name), context).await?;
+    }
+    Ok(())
 }
 
 /// Fetches what of a model folder belongs to its tokenizer.

@@ -1,10 +1,11 @@
 //! `Trainer`: a recipe under way.
 
+use super::archive::{self, Format};
 use super::checkpoints::Checkpoints;
 use super::failure::{Failure, Kind, Outcome};
 use super::options::{Context, GenerateOptions, TrainerOptions, text, to_js, to_json};
 use super::run::Run;
-use super::{archive, files, sources};
+use super::{files, sources};
 use crate::Error;
 use crate::distill::Recipe;
 use crate::platform::fs;
@@ -160,20 +161,9 @@ impl Trainer {
         #[wasm_bindgen(unchecked_param_type = "\"safetensors\" | \"zip\"")] format: Option<String>,
     ) -> Outcome<Blob> {
         let folder = PathBuf::from(format!("students/{}", files::number()));
-        let format = format.as_deref().unwrap_or("zip");
-        if !["zip", "safetensors"].contains(&format) {
-            let complaint = Error::at("format").expected("`zip` or `safetensors`").found(format!("`{format}`"));
-            return Err(Failure::new(Kind::Input, complaint));
-        }
+        let format = Format::parse(format.as_deref())?;
         self.run.lock().await.write(&folder).await?;
-        let saved = match format {
-            "zip" => archive::zip(&folder).and_then(|bytes| archive::blob(&bytes, "application/zip")),
-            _ => {
-                let path = folder.join("model.safetensors");
-                let bytes = fs::contents(&path).map_err(Error::io("read", &path))?;
-                archive::blob(bytes.as_ref(), "application/octet-stream")
-            }
-        };
+        let saved = archive::folder(&folder, format);
         fs::remove(&folder);
         saved
     }

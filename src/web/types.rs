@@ -5,11 +5,11 @@ use wasm_bindgen::prelude::wasm_bindgen;
 
 #[wasm_bindgen(typescript_custom_section)]
 const TYPES: &str = r#"
-/** How far a download has come. */
+/** How far a download, or a merge, has come. */
 export interface Progress {
-  /** The address. */
+  /** The address; `weights` while a merge writes. */
   what: string;
-  /** Bytes that are here. */
+  /** Bytes that are here, or written. */
   done: number;
   /** Bytes of the whole file, where the server or a manifest tells. */
   total: number | null;
@@ -148,6 +148,22 @@ export interface TrainerOptions extends OpenOptions {
   /** Where relative addresses of the recipe begin; default the worker's own address. */
   baseUrl?: string;
   onEvent?: (event: TrainerEvent) => void;
+}
+
+/** The keys of mergekit's YAML. */
+export type MergeConfig = { [key: string]: RecipeValue };
+
+export interface MergeOptions extends OpenOptions {
+  /** What does weighted sums, votes and dot products; default `cpu`, which needs no copy. */
+  device?: DeviceChoice;
+  /** Of the random masks; default 42. */
+  seed?: number;
+  /** Where relative addresses begin; default the worker's own address. */
+  baseUrl?: string;
+  /** What comes out; default `zip`. */
+  format?: "safetensors" | "zip";
+  /** Keeps the result in the worker's memory too, as a folder of this name, which recipes and `openModel` may name. */
+  folder?: string;
 }
 
 export interface StorageInfo {

@@ -4,6 +4,7 @@
 
 mod cases;
 mod files;
+mod merging;
 mod training;
 mod web;
 

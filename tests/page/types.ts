@@ -1,6 +1,6 @@
 // Compiled, never run: the types of the package are those that its README's code needs, and refuse what is wrong.
 
-import { connect, PotstillError, type Client, type Recipe, type StepReport, type TrainerProxy } from "potstill/client";
+import { connect, PotstillError, type Client, type MergeConfig, type Recipe, type StepReport, type TrainerProxy } from "potstill/client";
 import init, { createTrainer, type Trainer, type TrainerEvent } from "potstill";
 
 const recipe: Recipe = {
@@ -32,6 +32,10 @@ export async function onThePage(): Promise<Blob> {
   const model = await potstill.openModel("teacher", "cpu");
   const logits: Float32Array = await model.logits("Once");
   await model.free();
+  const config: MergeConfig = { merge_method: "slerp", base_model: "a", models: [{ model: "b" }], parameters: { t: 0.4 } };
+  const merged: Blob = await potstill.mergeModels(config, { a: "a/", b: { "config.json": new Blob() } }, { device: "gpu" });
+  // @ts-expect-error: a model is an address or files
+  await potstill.mergeModels([config], { a: 1 }, { folder: `${merged.size}` });
   potstill.close();
   console.log(logits.length);
   return trainer.save("zip");

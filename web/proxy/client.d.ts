@@ -1,8 +1,8 @@
 // The surface of potstill.d.ts as client.js serves it: the same names, every function and method a promise.
 
 import type {
-  DeviceChoice, DeviceInfo, ErrorKind, Evaluation, GenerateOptions, OpenOptions, Recipe, ShardSetInfo, StepReport,
-  TrainerInfo, TrainerOptions,
+  DeviceChoice, DeviceInfo, ErrorKind, Evaluation, GenerateOptions, MergeConfig, MergeOptions, OpenOptions, Recipe,
+  ShardSetInfo, StepReport, TrainerInfo, TrainerOptions,
 } from "./potstill.js";
 
 export type * from "./potstill.js";
@@ -57,6 +57,15 @@ export interface Client {
   openShards(url: string, options?: OpenOptions): Promise<ShardSetInfo>;
   openModel(source: string | { [path: string]: Blob }, device?: DeviceChoice, options?: OpenOptions): Promise<ModelProxy>;
   createTrainer(recipe: Recipe, options?: TrainerOptions): Promise<TrainerProxy>;
+  /**
+   * Several models become one. `models` says what the configuration's names stand for: an address, a folder of `putFiles`,
+   * or the files of a folder by their paths; a name that is not there is an address itself.
+   */
+  mergeModels(
+    config: MergeConfig | MergeConfig[] | string,
+    models?: { [name: string]: string | { [path: string]: Blob } },
+    options?: MergeOptions,
+  ): Promise<Blob>;
   storage(): Promise<{
     usedBytes: number; quotaBytes: number; persisted: boolean; checkpoints: string[]; cachedBytes: number;
   }>;

@@ -19,7 +19,8 @@ export class PotstillError extends Error {
 }
 
 const FUNCTIONS = [
-  "putFiles", "removeFiles", "deviceInfo", "openShards", "openModel", "createTrainer", "storage", "clearStorage",
+  "putFiles", "removeFiles", "deviceInfo", "openShards", "openModel", "createTrainer", "mergeModels",
+  "storage", "clearStorage",
 ];
 const METHODS = {
   Trainer: ["step", "evaluate", "generate", "checkpoint", "pause", "resume", "save", "loseDevice", "free"],

@@ -6,31 +6,40 @@ use std::arch::wasm32::*;
 
 type Four = [f32; 4];
 
+#[inline(always)]
 fn load(values: &Four) -> v128 {
     // SAFETY: the array has the 16 bytes that are read; a load needs no alignment.
     unsafe { v128_load(values.as_ptr().cast()) }
 }
 
+#[inline(always)]
 fn store(values: &mut Four, vector: v128) {
     // SAFETY: the array has the 16 bytes that are written; a store needs no alignment.
     unsafe { v128_store(values.as_mut_ptr().cast(), vector) }
 }
 
+#[inline(always)]
 fn lanes(vector: v128) -> Four {
     let mut values = [0.0; 4];
     store(&mut values, vector);
     values
 }
 
+#[inline(always)]
 fn sum(vector: v128) -> f32 {
     let [a, b, c, d] = lanes(vector);
     (a + b) + (c + d)
 }
 
+/// a b + c.
+#[inline(always)]
+fn times_plus(a: v128, b: v128, c: f32) -> v128 {
+    f32x4_add(f32x4_mul(a, b), f32x4_splat(c))
+}
+
 /// [`exp_f32`] of four.
 #[inline(always)]
 fn exp(x: v128) -> v128 {
-    let times_plus = |a: v128, b: v128, c: f32| f32x4_add(f32x4_mul(a, b), f32x4_splat(c));
     // These keep NaN, as the comparisons there do.
     let x = f32x4_pmax(f32x4_pmin(x, f32x4_splat(88.37)), f32x4_splat(-87.33));
     let round = f32x4_splat(12_582_912.0);

@@ -154,7 +154,7 @@ impl MergeConfig {
     /// Errors name the file, the key's path, what was expected and found, and the nearest key for a misspelt one.
     pub fn load(path: impl AsRef<Path>) -> crate::Result<Vec<MergeConfig>> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(crate::Error::io("read", path))?;
+        let text = crate::platform::fs::read_to_string(path).map_err(crate::Error::io("read", path))?;
         Self::parse(&text, path)
     }
 

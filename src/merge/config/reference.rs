@@ -1,5 +1,6 @@
 //! How a configuration names a model.
 
+use crate::platform::fs;
 use crate::yaml::Node;
 use crate::{Error, Result};
 use std::fmt;
@@ -25,7 +26,7 @@ impl Reference {
     /// From mergekit's notation.
     pub fn parse(text: &str) -> Reference {
         let plain = || Reference { model: text.to_string(), lora: None };
-        if Path::new(text).exists() {
+        if fs::exists(Path::new(text)) {
             return plain();
         }
         match text.split_once('+') {

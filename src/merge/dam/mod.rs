@@ -13,6 +13,7 @@ mod saved;
 mod tests;
 
 use super::config::MergeConfig;
+use super::learned::{Divergence, Learned};
 use super::plan::Plan;
 use super::run::Progress;
 use crate::device::Device;
@@ -23,27 +24,6 @@ pub(super) use saved::{CHECKPOINTS, FILE};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-
-/// What learning the coefficients of a merge did.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Learned {
-    /// Steps.
-    pub steps: u64,
-    /// For each model with text, in the order of the configuration.
-    pub models: Vec<Divergence>,
-}
-
-/// How far the merged model is from one it was made of, on that one's own text.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Divergence {
-    /// The model.
-    pub model: String,
-    /// Held-out T^2 KL(model || merged) at temperature T, nats a token, of the plain average: before the first step.
-    /// `None` if nothing is held out.
-    pub before: Option<f64>,
-    /// The same with the learned coefficients.
-    pub after: Option<f64>,
-}
 
 /// By parameter of the network the coefficients of every model, in the order of the sources.
 type Coefficients = BTreeMap<String, Vec<Vec<f32>>>;

@@ -41,10 +41,10 @@ impl Gram {
     }
 
     /// Of whole tensors, or of their differences to the base.
-    pub fn measure(inputs: &Inputs, deltas: bool) -> Result<Gram> {
+    pub async fn measure(inputs: &Inputs<'_>, deltas: bool) -> Result<Gram> {
         let size = inputs.models.len();
         if let Some(device) = inputs.device {
-            return Ok(Gram { size, values: inputs.products_on(device, deltas)? });
+            return Ok(Gram { size, values: inputs.products_on(device, deltas).await? });
         }
         let mut gram = Gram { size, values: vec![0.0; size * size] };
         let add = |part: Gram| gram.values.iter_mut().zip(part.values).for_each(|(sum, part)| *sum += part);

@@ -3,7 +3,7 @@
 use super::on_device::Program;
 use crate::Result;
 use crate::device::Device;
-use rayon::prelude::*;
+use crate::platform::parallel::*;
 use std::ops::Range;
 
 /// Values in a block: with a handful of inputs it stays in a core's cache.
@@ -159,7 +159,7 @@ impl Inputs<'_> {
         add: impl Fn(&mut A, &mut Block) + Sync,
     ) -> Result<Vec<A>> {
         let blocks = self.count().div_ceil(self.block_length(cut.unit));
-        let cores = rayon::current_num_threads().clamp(1, blocks.max(1));
+        let cores = current_num_threads().clamp(1, blocks.max(1));
         let share = |core: usize| blocks * core / cores..blocks * (core + 1) / cores;
         let count = |core: usize| {
             let (mut tally, mut scratch) = (new(), Scratch::default());
@@ -173,16 +173,16 @@ impl Inputs<'_> {
     }
 
     /// Computes the result in order: `finish` makes of each block's values (from a position on) what is kept of them,
-    /// and `take` gets that of about `band` values at a time, with where they lie.
-    pub fn compute<A: Send>(
+    /// and `take` gets that of about `band` values at a time, with where they lie. Waits for nothing but a device.
+    pub async fn compute<A: Send>(
         &self,
-        kernel: &Kernel,
+        kernel: &Kernel<'_>,
         band: usize,
         finish: impl Fn(usize, &[f32]) -> Result<A> + Sync,
         mut take: impl FnMut(Vec<A>, Range<usize>) -> Result<()>,
     ) -> Result<()> {
         if let (Some(device), Some(other)) = (self.device, &kernel.device) {
-            return self.compute_on(device, (&other.before, &other.program), &finish, &mut take);
+            return self.compute_on(device, (&other.before, &other.program), &finish, &mut take).await;
         }
         let length = self.block_length(kernel.cut.unit);
         let blocks = self.count().div_ceil(length);
@@ -210,8 +210,8 @@ impl Inputs<'_> {
         mut take: impl FnMut(usize, &Block),
     ) -> Result<()> {
         // As many as there are cores: each holds a copy of its block.
-        for first in blocks.clone().step_by(rayon::current_num_threads().max(1)) {
-            let batch = first..(first + rayon::current_num_threads().max(1)).min(blocks.end);
+        for first in blocks.clone().step_by(current_num_threads().max(1)) {
+            let batch = first..(first + current_num_threads().max(1)).min(blocks.end);
             let made = batch.into_par_iter().map(|index| {
                 let mut scratch = Scratch::default();
                 let (mut block, out) = self.load(kernel.cut, index, &mut scratch)?;

@@ -135,20 +135,21 @@ impl Method {
     /// Gathers the statistics the method needs and returns what computes each block of the result. `models` belongs to
     /// `inputs.models`; `key` comes from [`random_key`].
     ///
-    /// Errors are those of reading, and what the numbers themselves rule out (weights that sum to 0).
-    pub fn prepare<'k>(&self, inputs: &'k Inputs<'k>, models: &[PerModel], key: [u32; 2]) -> Result<Kernel<'k>> {
+    /// Waits for nothing but a device. Errors are those of reading, and what the numbers themselves rule out (weights
+    /// that sum to 0).
+    pub async fn prepare<'k>(&self, inputs: &'k Inputs<'k>, models: &[PerModel], key: [u32; 2]) -> Result<Kernel<'k>> {
         let weights = || models.iter().map(|m| m.weight).collect::<Vec<f64>>();
         match self {
             Method::Linear { normalize } => linear::linear(&weights(), *normalize),
             Method::Passthrough => Ok(linear::passthrough(models.first().map_or(1.0, |m| m.scale))),
-            Method::Slerp { t } => slerp::slerp(inputs, *t),
-            Method::NuSlerp { flatten, row_wise } => slerp::nuslerp(inputs, &weights(), *flatten, *row_wise),
+            Method::Slerp { t } => slerp::slerp(inputs, *t).await,
+            Method::NuSlerp { flatten, row_wise } => slerp::nuslerp(inputs, &weights(), *flatten, *row_wise).await,
             Method::MultiSlerp { normalize_weights, eps } => {
-                sphere::multislerp(inputs, weights(), *normalize_weights, *eps)
+                sphere::multislerp(inputs, weights(), *normalize_weights, *eps).await
             }
-            Method::Karcher { max_iter, tol } => sphere::karcher(inputs, *max_iter, *tol),
+            Method::Karcher { max_iter, tol } => sphere::karcher(inputs, *max_iter, *tol).await,
             Method::Task(task) => task.prepare(inputs, models, key),
-            Method::ModelStock { filter_wise } => model_stock::model_stock(inputs, *filter_wise),
+            Method::ModelStock { filter_wise } => model_stock::model_stock(inputs, *filter_wise).await,
             Method::ArceeFusion => fusion::arcee_fusion(inputs),
             Method::NearSwap { t } => Ok(ram::nearswap(*t)),
             Method::Ram { epsilon, plus } => ram::ram(inputs, *epsilon, *plus),

@@ -24,10 +24,10 @@ fn ratio(gram: &Gram) -> f64 {
 }
 
 /// b + t mean(t_i), with one t or one a row.
-pub(super) fn model_stock<'k>(inputs: &Inputs, filter_wise: bool) -> Result<Kernel<'k>> {
+pub(super) async fn model_stock<'k>(inputs: &Inputs<'_>, filter_wise: bool) -> Result<Kernel<'k>> {
     let n = inputs.models.len();
     if !filter_wise {
-        let t = ratio(&Gram::measure(inputs, true)?);
+        let t = ratio(&Gram::measure(inputs, true).await?);
         return Ok(combination(vec![t / n as f64; n], true));
     }
     let cut = Cut { unit: inputs.row(), deltas: true };

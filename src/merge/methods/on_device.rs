@@ -49,13 +49,13 @@ impl Combiner {
         Ok(Combiner { store, runner })
     }
 
-    fn run(&mut self, x: &[f32], base: &[f32]) -> Result<Vec<f32>> {
+    async fn run(&mut self, x: &[f32], base: &[f32]) -> Result<Vec<f32>> {
         self.store.write("x", x)?;
         if !base.is_empty() {
             self.store.write("base", base)?;
         }
         self.runner.run()?;
-        pollster::block_on(self.runner.read_f32("out"))
+        self.runner.read_f32("out").await
     }
 }
 
@@ -67,10 +67,10 @@ fn at_a_time(device: &Device, models: usize, length: usize, blocks: usize) -> us
 
 impl Inputs<'_> {
     /// [`Inputs::compute`] on a device.
-    pub(super) fn compute_on<A: Send>(
+    pub(super) async fn compute_on<A: Send>(
         &self,
         device: &Device,
-        (kernel, program): (&Kernel, &Program),
+        (kernel, program): (&Kernel<'_>, &Program),
         finish: &(impl Fn(usize, &[f32]) -> Result<A> + Sync),
         take: &mut impl FnMut(Vec<A>, Range<usize>) -> Result<()>,
     ) -> Result<()> {
@@ -94,7 +94,7 @@ impl Inputs<'_> {
                     base[at..][..block.base.len()].copy_from_slice(block.base);
                 }
             })?;
-            let found = combiner.run(&x, &base)?;
+            let found = combiner.run(&x, &base).await?;
             // Of the last blocks there may be fewer: what lies behind them is left over from those before.
             take(vec![finish(values.start, &found[..values.len()])?], values)?;
         }
@@ -102,7 +102,7 @@ impl Inputs<'_> {
     }
 
     /// The dot products of all inputs, or of their differences to the base, row by row.
-    pub(super) fn products_on(&self, device: &Device, deltas: bool) -> Result<Vec<f64>> {
+    pub(super) async fn products_on(&self, device: &Device, deltas: bool) -> Result<Vec<f64>> {
         let (models, cut) = (self.models.len(), Cut { unit: 1, deltas });
         let length = self.block_length(1);
         let (blocks, parts) = (self.count().div_ceil(length), length / LENGTH);
@@ -130,7 +130,7 @@ impl Inputs<'_> {
             })?;
             store.write("x", &x)?;
             runner.run()?;
-            let found = pollster::block_on(runner.read_f32("products"))?;
+            let found = runner.read_f32("products").await?;
             for part in found.chunks(models * models) {
                 sums.iter_mut().zip(part).for_each(|(sum, x)| *sum += f64::from(*x));
             }

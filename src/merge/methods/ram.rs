@@ -52,7 +52,8 @@ pub(super) fn ram<'k>(inputs: &Inputs, epsilon: f64, plus: Option<(f64, f64)>) -
 
 /// For each model the number of its changes that others share, and of those that none does.
 fn overlap(inputs: &Inputs, epsilon: f32) -> Result<Vec<[u64; 2]>> {
-    let new = || vec![[0u64; 2]; inputs.models.len()];
+    let models = inputs.models.len();
+    let new = || vec![[0u64; 2]; models];
     let add = |counts: &mut Vec<[u64; 2]>, block: &mut Block| {
         for i in 0..block.len() {
             let alone = usize::from(active(&block.models, i, epsilon) == 1);

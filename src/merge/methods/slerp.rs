@@ -14,8 +14,8 @@ fn on_arc(t: f64, angle: f64) -> [f64; 2] {
 }
 
 /// Slerp of whole tensors: one angle.
-pub(super) fn slerp<'k>(inputs: &Inputs, t: f64) -> Result<Kernel<'k>> {
-    let gram = Gram::measure(inputs, false)?;
+pub(super) async fn slerp<'k>(inputs: &Inputs<'_>, t: f64) -> Result<Kernel<'k>> {
+    let gram = Gram::measure(inputs, false).await?;
     // A vector of no length has no direction; like mergekit, use it as it is.
     let length = |i: usize| if gram.norm(i) > 1e-8 { gram.norm(i) } else { 1.0 };
     let cosine = (gram.at(0, 1) / (length(0) * length(1))).clamp(-1.0, 1.0);
@@ -31,12 +31,17 @@ fn nu_coefficients(t: f64, squares: [f64; 2], product: f64) -> [f64; 2] {
 }
 
 /// NuSLERP: of whole tensors, rows or columns; of task vectors where there is a base.
-pub(super) fn nuslerp<'k>(inputs: &Inputs, weights: &[f64], flatten: bool, row_wise: bool) -> Result<Kernel<'k>> {
+pub(super) async fn nuslerp<'k>(
+    inputs: &Inputs<'_>,
+    weights: &[f64],
+    flatten: bool,
+    row_wise: bool,
+) -> Result<Kernel<'k>> {
     let sum: f64 = weights.iter().sum();
     let t = if sum.abs() < 1e-6 { 0.5 } else { weights.get(1).map_or(0.5, |w| w / sum) };
     let deltas = inputs.base.is_some();
     if flatten {
-        let gram = Gram::measure(inputs, deltas)?;
+        let gram = Gram::measure(inputs, deltas).await?;
         let coefficients = nu_coefficients(t, [gram.at(0, 0), gram.at(1, 1)], gram.at(0, 1));
         return Ok(combination(coefficients.to_vec(), deltas));
     }

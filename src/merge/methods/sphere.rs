@@ -7,9 +7,14 @@ use crate::{Error, Result};
 
 /// MultiSLERP as mergekit computes it: its step in the tangent space is 0 by construction (the mean of the projections
 /// on the mean's own orthogonal complement), so that what is left is the normalised weighted mean of the directions.
-pub(super) fn multislerp<'k>(inputs: &Inputs, mut weights: Vec<f64>, normalize: bool, eps: f64) -> Result<Kernel<'k>> {
+pub(super) async fn multislerp<'k>(
+    inputs: &Inputs<'_>,
+    mut weights: Vec<f64>,
+    normalize: bool,
+    eps: f64,
+) -> Result<Kernel<'k>> {
     let deltas = inputs.base.is_some();
-    let gram = Gram::measure(inputs, deltas)?;
+    let gram = Gram::measure(inputs, deltas).await?;
     let sum: f64 = weights.iter().sum();
     if normalize {
         if sum.abs() < 1e-8 {
@@ -37,8 +42,8 @@ pub(super) fn multislerp<'k>(inputs: &Inputs, mut weights: Vec<f64>, normalize: 
 
 /// The Karcher mean of the directions, each model counting the same, with the mean of the lengths. Iterates in the
 /// coefficients of the unit vectors.
-pub(super) fn karcher<'k>(inputs: &Inputs, max_iter: usize, tol: f64) -> Result<Kernel<'k>> {
-    let gram = Gram::measure(inputs, false)?;
+pub(super) async fn karcher<'k>(inputs: &Inputs<'_>, max_iter: usize, tol: f64) -> Result<Kernel<'k>> {
+    let gram = Gram::measure(inputs, false).await?;
     let size = gram.size();
     let used: Vec<bool> = (0..size).map(|i| gram.norm(i) > tol).collect();
     let share = 1.0 / used.iter().filter(|used| **used).count().max(1) as f64;

@@ -47,9 +47,9 @@ fn in_bands(method: &Method, given: &Given, band: usize, device: Option<&Device>
         models: readers.iter().map(|read| read as &Read).collect(),
         device,
     };
-    let kernel = method.prepare(&inputs, given.per_model, random_key(42, "a.weight"))?;
+    let kernel = pollster::block_on(method.prepare(&inputs, given.per_model, random_key(42, "a.weight")))?;
     let mut out = Vec::new();
-    inputs.compute(
+    pollster::block_on(inputs.compute(
         &kernel,
         band,
         |_, values| Ok(values.to_vec()),
@@ -59,7 +59,7 @@ fn in_bands(method: &Method, given: &Given, band: usize, device: Option<&Device>
             assert_eq!(out.len(), range.end);
             Ok(())
         },
-    )?;
+    ))?;
     Ok(out)
 }
 
