@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The training step that benches/speed measures, written in plain PyTorch.
 
-    python3 benches/peers/torch_step.py [--losses top-k] [--precision bf16] [--compile] [--steps 6] [--threads 2]
+    python3 benches/peers/torch_step.py [--losses top-k] [--precision bf16] [--compile] [--device cuda] [--steps 6] [--threads 2]
 
 The student is a Llama of SmolLM2-135M's shape with six of its layers (random weights: the work is the same), one step is
 512 tokens: forward, losses, backward, clipping to norm 1, AdamW. `--losses`:
@@ -14,7 +14,8 @@ The student is a Llama of SmolLM2-135M's shape with six of its layers (random we
   dense       the KL over the whole vocabulary of a live SmolLM2-135M
 
 `--precision bf16` is autocast: f32 weights and moments, bfloat16 products. Prints one JSON object; tokens_per_second is the
-median over the steps after the warm-up, peak_memory the process's largest resident set in bytes.
+median over the steps after the warm-up, peak_memory the process's largest resident set in bytes, with `--device cuda` the most
+that PyTorch had allocated there.
 """
 
 import argparse
@@ -77,7 +78,9 @@ def loss_of(args, logits, labels, top_ids, top_log_probs, tail_log_prob, teacher
     return 0.1 * cross_entropy + 0.9 * sparse_kl(log_q.gather(-1, top_ids), top_log_probs, tail_log_prob, valid)
 
 
-def peak_memory():
+def peak_memory(device="cpu"):
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -87,6 +90,7 @@ def parse_arguments():
     parser.add_argument("--losses", default="top-k", choices=["sft", "top-k", "distillkit", "dense"])
     parser.add_argument("--precision", default="f32", choices=["f32", "bf16"])
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--top-k", type=int, default=64)
@@ -100,15 +104,15 @@ def main():
     args = parse_arguments()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    student = make_model(args.layers).train()
-    teacher = make_model(30).eval() if args.losses == "dense" else None
+    student = make_model(args.layers).train().to(args.device)
+    teacher = make_model(30).eval().to(args.device) if args.losses == "dense" else None
     matrices = [p for p in student.parameters() if p.dim() >= 2]
     vectors = [p for p in student.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=5e-4, betas=(0.9, 0.95), eps=1e-8)
-    ids, *target = make_batch(args, SMOLLM2_135M["vocab_size"])
+    ids, *target = (tensor.to(args.device) for tensor in make_batch(args, SMOLLM2_135M["vocab_size"]))
     mixed = args.precision == "bf16"
-    precision = lambda: torch.autocast("cpu", dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
+    precision = lambda: torch.autocast(args.device, dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
 
     def losses():
         with precision():
@@ -129,7 +133,7 @@ def main():
         seconds.append(time.perf_counter() - start)
     print(json.dumps({
         "tokens_per_second": args.tokens / statistics.median(seconds[args.warm_up :]),
-        "peak_memory": peak_memory(),
+        "peak_memory": peak_memory(args.device),
         "parameters": sum(p.numel() for p in student.parameters()),
         "torch": torch.__version__,
         "losses": [round(loss, 5) for loss in found],

@@ -1,7 +1,7 @@
 //! What the machine can do at best: the rate of a large matrix product, and of copying.
 
 use potstill::Result;
-use potstill::device::Device;
+use potstill::device::{Device, Precision};
 use potstill::graph::{DType, Graph, Plan, Runner, Store};
 use potstill::ops::{self, Layout};
 use rayon::prelude::*;
@@ -27,7 +27,9 @@ pub fn measure(device: &Device) -> Result<Value> {
     let flops = 2.0 * (side as f64).powi(3);
     let (seconds, copy) = match device {
         Device::Cpu(_) => (cpu_product(side, repeats)?, cpu_copy(bytes, repeats)?),
-        Device::Gpu(_) => (gpu_product(device, side, repeats)?, gpu_copy(device, bytes as u64, repeats)?),
+        Device::Gpu(_) => {
+            (gpu_product(device, side, Precision::F32, repeats)?, gpu_copy(device, bytes as u64, repeats)?)
+        }
     };
     Ok(json!({
         "name": device.name(), "gflops": flops / seconds * 1e-9, "gbps": 2.0 * bytes as f64 / copy * 1e-9,
@@ -59,8 +61,17 @@ fn cpu_copy(bytes: usize, repeats: usize) -> Result<f64> {
     })
 }
 
-fn gpu_product(device: &Device, side: usize, repeats: usize) -> Result<f64> {
+/// `gflops` of a product of 4096^3 in a precision, the median of eight runs of four.
+pub fn product(device: &Device, precision: Precision) -> Result<Value> {
+    let side = if device.caps().software { 256 } else { 4096 };
+    let mut seconds = (0..8).map(|_| gpu_product(device, side, precision, 1)).collect::<Result<Vec<f64>>>()?;
+    seconds.sort_by(f64::total_cmp);
+    Ok(json!({ "gflops": 2e-9 * (side as f64).powi(3) / seconds[4], "side": side }))
+}
+
+fn gpu_product(device: &Device, side: usize, precision: Precision, repeats: usize) -> Result<f64> {
     let mut g = Graph::new();
+    g.set_precision(precision);
     let mut store = Store::new(device);
     let [a, b] = ["a", "b"].map(|name| g.external(name, [side, side], DType::F32));
     let c = ops::matmul(&mut g, Layout::NN, a, b);

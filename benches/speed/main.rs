@@ -27,6 +27,9 @@ struct Args {
     /// A Python with torch and transformers, to measure PyTorch beside us
     #[arg(long)]
     peers: Option<PathBuf>,
+    /// That Python's PyTorch has CUDA: measure it there beside GPUs
+    #[arg(long)]
+    cuda: bool,
     /// Times each measurement is made
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -59,8 +62,9 @@ fn main() -> Result<()> {
     let mut devices = Vec::new();
     for device in &args.devices {
         let plan = work::plan(device, args.steps);
-        let theirs =
-            if device == "cpu" { args.peers.as_deref().map(peers::plan).unwrap_or_default() } else { Vec::new() };
+        // Beside a GPU only where PyTorch can use it too.
+        let python = args.peers.as_deref().filter(|_| device == "cpu" || args.cuda);
+        let theirs = python.map(|python| peers::plan(python, device == "cpu")).unwrap_or_default();
         let ceiling = child(&json!({ "task": "ceiling", "device": device }), &args.cache)?;
         let kernels = child(&json!({ "task": "kernels", "device": device }), &args.cache)?;
         let mut rounds: Vec<Vec<Value>> = vec![Vec::new(); plan.len() + theirs.len()];

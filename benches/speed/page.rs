@@ -45,7 +45,7 @@ fn section(out: &mut String, device: &Value) {
         "| run | tokens/s | least to most | process memory | device memory | first step, s | processor s/step | KL to f32 |\n",
     );
     out.push_str("| --- | --- | --- | --- | --- | --- | --- | --- |\n");
-    for run in device["runs"].as_array().into_iter().flatten() {
+    for run in device["runs"].as_array().into_iter().flatten().filter(|run| run["gflops"].is_null()) {
         let range = run["range"].as_array().map_or("-".into(), |range| {
             let [least, most] = [0, 1].map(|i| number(range.get(i).unwrap_or(&Value::Null), 1.0, 0));
             format!("{least} to {most}")
@@ -60,6 +60,16 @@ fn section(out: &mut String, device: &Value) {
             number(&run["first_step_seconds"], 1.0, 1),
             number(&run["processor_seconds"], 1.0, 2),
             run["kl_to_f32"].as_f64().map_or_else(|| "-".into(), |kl| format!("{kl:.1e}")),
+        );
+    }
+    let products = device["runs"].as_array().into_iter().flatten().filter(|run| !run["gflops"].is_null());
+    for (i, run) in products.enumerate() {
+        let _ = writeln!(
+            out,
+            "{}- {}: {} GFLOP/s",
+            if i == 0 { "\n" } else { "" },
+            text(run, "name"),
+            number(&run["gflops"], 1.0, 0)
         );
     }
     out.push_str("\n| per step | dispatches | submissions | host's share | uploaded | read back |\n");
@@ -111,7 +121,8 @@ fn draw(path: &Path, found: &Value) -> std::result::Result<(), Box<dyn std::erro
     root.fill(&WHITE)?;
     let mut y = 8;
     for device in devices {
-        let runs: Vec<&Value> = device["runs"].as_array().into_iter().flatten().collect();
+        let runs = device["runs"].as_array().into_iter().flatten().filter(|run| run["gflops"].is_null());
+        let runs: Vec<&Value> = runs.collect();
         let speed = |run: &Value| run["tokens_per_second"].as_f64().unwrap_or(0.0);
         let most = runs.iter().map(|run| speed(run)).fold(1e-9, f64::max);
         let label = |size: i32| ("sans-serif", size).into_font().color(&BLACK);

@@ -15,11 +15,12 @@ pub struct Task {
     arguments: Vec<&'static str>,
 }
 
-/// What is measured of PyTorch on the CPU.
-pub fn plan(python: &Path) -> Vec<Task> {
+/// What is measured of PyTorch beside a device: on the CPU, or on CUDA.
+pub fn plan(python: &Path, cpu: bool) -> Vec<Task> {
     let step = "torch_step.py";
     let capture = "torch_capture.py";
-    let tasks: [(&str, &str, &[&str]); 8] = [
+    let product = "torch_product.py";
+    let tasks: &[(&str, &str, &[&str])] = &[
         ("step sft f32, PyTorch", step, &["--losses", "sft"]),
         ("step top-k f32, PyTorch", step, &["--losses", "top-k"]),
         ("step top-k f32, PyTorch with DistillKit's loss", step, &["--losses", "distillkit"]),
@@ -29,13 +30,22 @@ pub fn plan(python: &Path) -> Vec<Task> {
         ("capture f32, PyTorch", capture, &[]),
         ("capture bf16, PyTorch", capture, &["--precision", "bf16"]),
     ];
-    let task = |(name, script, arguments): (&str, &'static str, &[&'static str])| Task {
+    let products: &[(&str, &str, &[&str])] = &[
+        ("product 4096 f32, PyTorch", product, &[]),
+        ("product 4096 bf16, PyTorch", product, &["--precision", "bf16"]),
+    ];
+    let task = |&(name, script, arguments): &(&str, &'static str, &[&'static str])| Task {
         name: name.to_owned(),
         python: python.to_path_buf(),
         script,
-        arguments: arguments.to_vec(),
+        arguments: arguments
+            .iter()
+            .copied()
+            .chain(if cpu { [].as_slice() } else { &["--device", "cuda"] }.iter().copied())
+            .collect(),
     };
-    tasks.into_iter().map(task).collect()
+    let products = if cpu { &[] } else { products };
+    tasks.iter().chain(products).map(task).collect()
 }
 
 impl Task {

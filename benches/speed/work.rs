@@ -10,6 +10,7 @@ use potstill::formats::ModelFolder;
 use potstill::models::FrozenWeights;
 use potstill::platform::process::{peak_resident, processor_time};
 use potstill::shards::{Reader, VALID};
+use potstill::tuning::tuned;
 use potstill::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -42,6 +43,9 @@ pub fn plan(device: &str, steps: usize) -> Vec<Value> {
             tasks.push(task);
         }
         tasks.push(json!({ "task": "capture", "device": device, "precision": precision }));
+        if device != "cpu" {
+            tasks.push(json!({ "task": "product", "device": device, "precision": precision }));
+        }
     }
     tasks
 }
@@ -51,6 +55,7 @@ pub fn name(task: &Value) -> String {
     let text = |key: &str| task[key].as_str().unwrap_or_default().to_owned();
     match text("task").as_str() {
         "step" => format!("step {} {}", text("losses"), text("precision")),
+        "product" => format!("product 4096 {}", text("precision")),
         other => format!("{other} {}", text("precision")),
     }
 }
@@ -59,13 +64,14 @@ pub fn name(task: &Value) -> String {
 /// loaded.
 pub fn run(task: &Value, cache: &Path, start: Instant) -> Result<Value> {
     let text = |key: &str| task[key].as_str().unwrap_or_default();
-    let device = pollster::block_on(text("device").parse::<Choice>()?.open())?;
+    let device = tuned(pollster::block_on(text("device").parse::<Choice>()?.open())?);
     let precision = serde_json::from_value(task["precision"].clone()).unwrap_or_default();
     let weights = if text("weights") == "f32" { FrozenWeights::F32 } else { FrozenWeights::Stored };
     let kind = (precision, weights);
     match text("task") {
         "ceiling" => ceiling::measure(&device),
         "kernels" => kernels::measure(&device),
+        "product" => ceiling::product(&device, precision),
         "capture" => record(&device, kind, cache),
         _ => step(device, text("losses"), kind, task["steps"].as_u64().unwrap_or(6) as usize, cache, start),
     }

@@ -177,6 +177,7 @@ impl Gpu {
     }
 
     /// The same GPU, its memory shared, whose products are computed in other tiles from now on.
+    #[cfg(not(target_family = "wasm"))]
     pub(crate) fn with_tiles(&self, tiles: Tiles) -> Gpu {
         let caps = Caps { tiles, ..self.caps.clone() };
         let (ledger, summary, kept) = (self.ledger.clone(), self.summary.clone(), self.kept.clone());
@@ -186,6 +187,7 @@ impl Gpu {
     }
 
     /// What it is.
+    #[cfg(not(target_family = "wasm"))]
     pub(crate) fn summary(&self) -> &AdapterSummary {
         &self.summary
     }

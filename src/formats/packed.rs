@@ -5,8 +5,8 @@
 //! and BF16 are their numbers, two a word, the first in the low half. So rows begin at whole words, and decoding gives
 //! exactly what reading the file as f32 gives.
 
+use super::Dtype;
 use super::quants::dequantise;
-use super::{Dtype, Quant};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -25,7 +25,9 @@ impl Dtype {
     }
 
     /// Where a block has floats of two bytes: its scales and minima, or all that it is.
+    #[cfg(any(not(target_family = "wasm"), feature = "oracle"))]
     pub(crate) fn halves(self) -> Vec<usize> {
+        use super::Quant;
         match self {
             Dtype::F16 | Dtype::Bf16 => (0..HALVES).map(|i| 2 * i).collect(),
             Dtype::Quant(Quant::Q4_0 | Quant::Q5_0 | Quant::Q8_0) => vec![0],
