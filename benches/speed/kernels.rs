@@ -1,5 +1,6 @@
 //! The ops of a training step, forward and backward, at the shapes of SmolLM2-135M and of a 30M student.
 
+use crate::head;
 use potstill::Result;
 use potstill::device::Device;
 use potstill::ops::{self, Layout, Ranges};
@@ -27,6 +28,7 @@ pub fn measure(device: &Device) -> Result<Value> {
                 "gflops": rate(timing.flops), "gbps": rate(timing.bytes),
             }));
         }
+        found.extend(head::measure(device, model.0, rows, model.1)?);
     }
     Ok(json!({ "rows": found }))
 }

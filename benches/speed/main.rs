@@ -8,6 +8,7 @@
 //! Python that has torch and transformers (benches/peers/README.md). Load on the machine hurts whoever runs then: read ratios.
 
 mod ceiling;
+mod head;
 mod kernels;
 mod page;
 mod peers;
