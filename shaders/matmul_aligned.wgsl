@@ -4,7 +4,8 @@
 // A workgroup of SIDE x SIDE invocations computes a square of 4*GROUPS x 4*GROUPS elements, GROUPS = SIDE * BLOCK; each
 // invocation has BLOCK x BLOCK blocks of 4 x 4 of it, SIDE groups of four apart, so that neighbours read neighbouring
 // vec4s. Strips of A and B, DEPTH of K at a time, lie in workgroup memory as [k][4 neighbours], as they are or rounded to
-// f16 (`Strip`). `SCALED` factors are multiplied by scale[0] on their way there and the product by scale[1] (`largest.wgsl`).
+// f16 (`Strip`). With `HALVES`, B lies in memory in 16 bits a number. `SCALED` factors are multiplied by scale[0] on their
+// way there and the product by scale[1] (`f16_scale.wgsl`).
 // Groups are numbered linearly over x and y: batch, then tile row, then tile column.
 
 const LAYOUT: u32 = 0u;
@@ -22,6 +23,8 @@ const NARROW: u32 = 0u;
 
 /// Which factor is scaled: none, A, or B.
 const SCALED: u32 = 0u;
+/// What B is in memory: f32, f16, or bfloat16.
+const HALVES: u32 = 0u;
 
 const ACCUMULATE: u32 = 1u;
 const BIAS: u32 = 2u;
@@ -50,7 +53,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> c: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> a: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> b: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> b: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> residual: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read> scale: array<f32>;
@@ -77,14 +80,37 @@ fn of_a(at: u32, inside: bool) -> vec4<f32> {
     return a[at / 4u];
 }
 
+/// The f16 in the low half of a word, widened by hand: numbers below the normal range must not become zero.
+fn half(word: u32) -> f32 {
+    let bits = word & 0x7fffu;
+    var magnitude = f32(bits) * 5.9604644775390625e-8;
+    if bits >= 0x400u {
+        magnitude = bitcast<f32>((bits << 13u) + (112u << 23u));
+    }
+    return select(magnitude, -magnitude, (word & 0x8000u) != 0u);
+}
+
+/// Four elements of B from element `at` on.
+fn four_b(at: u32) -> vec4<f32> {
+    if HALVES == 0u {
+        return bitcast<vec4<f32>>(b[at / 4u]);
+    }
+    let eight = b[at / 8u];
+    let pairs = select(eight.xy, eight.zw, (at & 4u) != 0u);
+    if HALVES == 1u {
+        return vec4<f32>(half(pairs.x), half(pairs.x >> 16u), half(pairs.y), half(pairs.y >> 16u));
+    }
+    return bitcast<vec4<f32>>(vec4<u32>(pairs.x << 16u, pairs.x & 0xffff0000u, pairs.y << 16u, pairs.y & 0xffff0000u));
+}
+
 fn of_b(at: u32, inside: bool) -> vec4<f32> {
     if !inside {
         return vec4<f32>(0.0);
     }
     if SCALED == 2u {
-        return b[at / 4u] * scale[0];
+        return four_b(at) * scale[0];
     }
-    return b[at / 4u];
+    return four_b(at);
 }
 
 // K lies along a row of the matrix: a block of four rows and four of K is turned round on its way. Neighbouring invocations

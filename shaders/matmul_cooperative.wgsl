@@ -2,10 +2,11 @@
 // them up in f32. For native drivers only; browsers have none.
 //
 // A workgroup computes PANELS_DOWN x PANELS_ACROSS panels, each a subgroup's: 2 x 4 blocks. There are never fewer subgroups;
-// if the driver makes more, they do the last one's work beside it, for what they do together must not branch. Strips of A and B, DEPTH of K at a time, lie in workgroup memory as they lie in the matrix, rounded
-// to f16, with eight elements between lines, so that blocks' lines start in different banks. `SCALED` factors are multiplied
-// by scale[0] on their way there and the product by scale[1] (`largest.wgsl`). At the end each subgroup puts one block at a
-// time into workgroup memory, from where all invocations write it.
+// if the driver makes more, they do the last one's work beside it, for what they do together must not branch. Strips of A
+// and B, DEPTH of K at a time, lie in workgroup memory as they lie in the matrix, rounded to f16, with eight elements
+// between lines, so that blocks' lines start in different banks. With `HALVES`, B lies in memory in 16 bits a number.
+// `SCALED` factors are multiplied by scale[0] on their way there and the product by scale[1] (`f16_scale.wgsl`). At the end
+// each subgroup puts one block at a time into workgroup memory, from where all invocations write it.
 // Groups are numbered linearly over x and y: batch, then tile row, then tile column.
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -22,6 +23,8 @@ alias Sum = coop_mat16x16<f32, C>;
 
 /// Which factor is scaled: none, A, or B.
 const SCALED: u32 = 0u;
+/// What B is in memory: f32, f16, or bfloat16.
+const HALVES: u32 = 0u;
 
 const PANELS: u32 = PANELS_DOWN * PANELS_ACROSS;
 const TILE_M: u32 = PANELS_DOWN * 2u * EDGE;
@@ -63,7 +66,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> c: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> a: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> b: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> b: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> residual: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read> scale: array<f32>;
@@ -75,6 +78,19 @@ var<workgroup> blocks: array<f32, PANELS * EDGE * EDGE>;
 /// f16 ends at 65504: what is larger stays finite.
 fn narrow(x: vec4<f32>) -> vec4<f16> {
     return vec4<f16>(clamp(x, vec4<f32>(-65504.0), vec4<f32>(65504.0)));
+}
+
+/// Four elements of B from element `at` on.
+fn four_b(at: u32) -> vec4<f32> {
+    if HALVES == 0u {
+        return bitcast<vec4<f32>>(b[at / 4u]);
+    }
+    let eight = b[at / 8u];
+    let pairs = select(eight.xy, eight.zw, (at & 4u) != 0u);
+    if HALVES == 1u {
+        return vec4<f32>(unpack2x16float(pairs.x), unpack2x16float(pairs.y));
+    }
+    return bitcast<vec4<f32>>(vec4<u32>(pairs.x << 16u, pairs.x & 0xffff0000u, pairs.y << 16u, pairs.y & 0xffff0000u));
 }
 
 fn load_strips(lane: u32, base_a: u32, base_b: u32, m0: u32, n0: u32, k0: u32) {
@@ -104,7 +120,7 @@ fn load_strips(lane: u32, base_a: u32, base_b: u32, m0: u32, n0: u32, k0: u32) {
         let k = k0 + TURNED_B * along + (1u - TURNED_B) * line;
         var x = vec4<f32>(0.0);
         if n < p.n && k < p.k {
-            x = b[(base_b + (TURNED_B * n + (1u - TURNED_B) * k) * p.b.stride + TURNED_B * k + (1u - TURNED_B) * n) / 4u];
+            x = four_b(base_b + (TURNED_B * n + (1u - TURNED_B) * k) * p.b.stride + TURNED_B * k + (1u - TURNED_B) * n);
         }
         if SCALED == 2u {
             x *= scale[0];

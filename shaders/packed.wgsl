@@ -11,6 +11,7 @@
 // `rows`: y[i] = scale * W[ids[i]]. A table too large for one binding comes in pieces, a dispatch each: this one sees
 // rows first .. first + rows of `vocabulary`. Ids past the vocabulary give rows of zeros, written with the first piece.
 // One invocation four elements.
+// `halves`: W's values as f16, two a word, four to an invocation.
 
 const FORMAT: u32 = 0u;
 const F16: u32 = 0u;
@@ -62,10 +63,11 @@ struct RowParams {
     scale: f32,
 }
 
-// `tiles` and `few_rows` bind p, y, x, w, bias, residual; `rows` binds r, y, ids, w.
+// `tiles` and `few_rows` bind p, y, x, w, bias, residual; `rows` binds r, y, ids, w; `halves` binds r, short, -, w.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(0) var<uniform> r: RowParams;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read_write> short: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> ids: array<u32>;
 @group(0) @binding(3) var<storage, read> w: array<u32>;
@@ -389,5 +391,30 @@ fn rows(
     }
     for (var i = 0u; i < 4u; i++) {
         y[at + i] = values[i];
+    }
+}
+
+// The bits of the f16 nearest to x; f16 ends at 65504: what is larger stays finite. By hand, for packing is no device's duty.
+fn half_of(x: f32) -> u32 {
+    let magnitude = min(abs(x), 65504.0);
+    var bits = u32(round(magnitude * 16777216.0));
+    if magnitude >= 6.103515625e-5 {
+        let exact = bitcast<u32>(magnitude);
+        bits = (exact + 0xfffu + ((exact >> 13u) & 1u) - (112u << 23u)) >> 13u;
+    }
+    return bits | select(0u, 0x8000u, x < 0.0);
+}
+
+@compute @workgroup_size(256)
+fn halves(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let at = (wid.y * groups.x + wid.x) * 256u + lane;
+    if at * 4u < r.rows * r.cols {
+        let values = four(at * 4u / r.cols * ROW_WORDS, at * 4u % r.cols);
+        let bits = vec4<u32>(half_of(values.x), half_of(values.y), half_of(values.z), half_of(values.w));
+        short[at] = bits.xz | (bits.yw << vec2<u32>(16u));
     }
 }

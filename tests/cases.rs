@@ -36,6 +36,11 @@ fn beyond() -> Vec<Caps> {
     tiled.into_iter().chain([narrow]).chain(cooperative).collect()
 }
 
+/// Whether an op has kernels that need more than the baseline.
+fn has_more(case: &Case) -> bool {
+    ["matmul", "packed"].contains(&case.op)
+}
+
 #[test]
 fn every_shader_validates_with_the_constants_the_rows_use() {
     over_all(|case| validate(case, &Caps::webgpu(), naga::valid::Capabilities::empty()));
@@ -44,9 +49,10 @@ fn every_shader_validates_with_the_constants_the_rows_use() {
 #[test]
 fn kernels_beyond_the_baseline_validate() {
     use naga::valid::Capabilities;
-    let wanted = Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP;
+    let half = Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let wanted = half | Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP;
     for caps in beyond() {
-        over_all(|case| if case.op == "matmul" { validate(case, &caps, wanted) } else { Ok(()) });
+        over_all(|case| if has_more(case) { validate(case, &caps, wanted) } else { Ok(()) });
     }
 }
 
@@ -81,7 +87,7 @@ fn validate(case: &Case, caps: &Caps, capabilities: naga::valid::Capabilities) -
 fn every_shader_file_is_exercised_by_some_row() {
     let mut unused: BTreeSet<&str> = potstill::ops::shaders().iter().map(|s| s.name).collect();
     for case in cases::all() {
-        let beyond = if case.op == "matmul" { beyond() } else { Vec::new() };
+        let beyond = if has_more(&case) { beyond() } else { Vec::new() };
         for dispatch in [Caps::webgpu()].iter().chain(&beyond).flat_map(|caps| kernels_of(&case, caps).unwrap()) {
             unused.remove(dispatch.shader.name);
         }

@@ -1,7 +1,7 @@
 //! Frozen models whose matrices stay as their file stores them: what they compute is what their f32 weights compute.
 
 use crate::common::{gpus, novel, recipe, small_config, small_model, small_tokenizer};
-use potstill::device::Device;
+use potstill::device::{Device, Precision};
 use potstill::distill::corpus::{CorpusOptions, read_corpus};
 use potstill::distill::recipe::SaveDtype;
 use potstill::distill::setup::Setup;
@@ -207,13 +207,19 @@ fn bfloat16(folder: &Path) {
 }
 
 /// The first rows that a teacher records on a device, and the planned bytes of its weights.
-fn recorded(dir: &Path, device: &Device, teacher: &Path, weights: FrozenWeights) -> (RowBatch, u64) {
+fn recorded(
+    dir: &Path,
+    device: &Device,
+    teacher: &Path,
+    weights: FrozenWeights,
+    precision: Precision,
+) -> (RowBatch, u64) {
     let teacher = ModelFolder::open(teacher).unwrap();
     let text = novel(dir, "captured.txt", 30_000..31_000);
     let options = CorpusOptions { limit: Some(200), ..CorpusOptions::new(vec![text]) };
     let corpus = Arc::new(read_corpus(&teacher.tokenizer().unwrap(), &options).unwrap());
     let record = Record::TopK { k: 8, log_probs: LogProbType::F32 };
-    let options = CaptureOptions { record, weights, sequence_length: 64, ..CaptureOptions::default() };
+    let options = CaptureOptions { record, weights, precision, sequence_length: 64, ..CaptureOptions::default() };
     let (out, mut bytes) = (tempfile::tempdir().unwrap(), 0);
     let mut planned = |memory: &potstill::distill::memory::Memory| bytes = memory.parameters;
     let out = out.path().join("shards");
@@ -223,11 +229,13 @@ fn recorded(dir: &Path, device: &Device, teacher: &Path, weights: FrozenWeights)
 
 /// f32 sums of up to 512 terms in another order, through two layers: some hundreds of roundings of numbers below 10.
 const SUMS: f64 = 1e-4;
+/// Numbers below 10, of factors that may be rounded to either neighbour among the 16-bit floats.
+const HALVES: f64 = 10.0 / 1024.0;
 
-fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
+fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f64) {
     assert_eq!(found.len(), expected.len());
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        assert!(f64::from((found - expected).abs()) < SUMS, "{what} {i}: {found}, of f32 weights {expected}");
+        assert!(f64::from((found - expected).abs()) < tolerance, "{what} {i}: {found}, of f32 weights {expected}");
     }
 }
 
@@ -247,12 +255,17 @@ fn records_alike(device: &Device) {
     let matrices = every_type(&gguf);
     bfloat16(&folder);
     for (teacher, bytes) in [(&gguf, matrices + norms(256)), (&folder, 2 * 35_456 + norms(32))] {
-        let (found, kept) = recorded(dir.path(), device, teacher, FrozenWeights::Stored);
-        let (expected, widened) = recorded(dir.path(), device, teacher, FrozenWeights::F32);
-        assert_close("NLL", &found.nll, &expected.nll);
-        assert_close("log-probability", log_probs(&found), log_probs(&expected));
-        assert_eq!(kept, bytes);
-        assert!(widened > kept, "{widened} {kept}");
+        for (precision, tolerance) in [(Precision::F32, SUMS), (Precision::F16, HALVES)] {
+            if precision == Precision::F16 && !device.caps().f16 {
+                continue;
+            }
+            let (found, kept) = recorded(dir.path(), device, teacher, FrozenWeights::Stored, precision);
+            let (expected, widened) = recorded(dir.path(), device, teacher, FrozenWeights::F32, precision);
+            assert_close("NLL", &found.nll, &expected.nll, tolerance);
+            assert_close("log-probability", log_probs(&found), log_probs(&expected), tolerance);
+            assert_eq!(kept, bytes);
+            assert!(widened > kept, "{widened} {kept}");
+        }
     }
 }
 
@@ -332,7 +345,7 @@ fn generates_alike(device: &Device) {
         pollster::block_on(generator.last_logits()).unwrap()
     };
     let (found, expected) = (logits(&mut stored), logits(&mut widened));
-    assert_close("logit", &found, &expected);
+    assert_close("logit", &found, &expected, SUMS);
 }
 
 #[test]

@@ -10,12 +10,14 @@ pub mod capture;
 mod capture_states;
 pub mod card;
 pub mod checkpoint;
+#[cfg(not(target_family = "wasm"))]
 mod codec_settings;
 #[cfg(not(target_family = "wasm"))]
 pub mod compare;
 #[cfg(feature = "parquet")]
 pub mod convert;
 pub mod corpus;
+#[cfg(not(target_family = "wasm"))]
 mod distillkit;
 #[cfg(feature = "endpoint")]
 pub mod endpoint;

@@ -168,7 +168,9 @@ impl Decoder {
     /// The LM head's weight [vocab, hidden]: its own or the embedding's.
     pub fn head_weight(&self, g: &mut Graph, params: &Params<'_>) -> Tensor {
         let c = &self.config;
-        params.get(g, &self.head_name(), [c.vocab_size, c.hidden_size])
+        let weight = params.get(g, &self.head_name(), [c.vocab_size, c.hidden_size]);
+        // Once, not for every chunk of rows.
+        ops::halves(g, weight)
     }
 
     fn head_name(&self) -> String {

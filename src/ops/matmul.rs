@@ -4,6 +4,7 @@ use super::{add_grad, add_row_sums, shader, zeros};
 use crate::Result;
 use crate::device::gemm::{Layout as Strides, gemm};
 use crate::device::{Caps, Dispatch, Precision, Real, Shader};
+use crate::formats::Dtype;
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Shape, Tensor, Twin};
 use crate::platform::parallel::*;
 use std::ops::Range;
@@ -143,6 +144,8 @@ struct Matmul {
     residual: bool,
     /// The factor that has a scale.
     scaled: Option<Factor>,
+    /// What B is in memory; but for a frozen weight's it is F32.
+    stored: Dtype,
     precision: Precision,
 }
 
@@ -184,6 +187,26 @@ pub fn linear(g: &mut Graph, x: Tensor, w: Tensor, bias: Option<Tensor>, residua
     let op = Matmul { bias: bias.is_some(), residual: residual.is_some(), ..Matmul::new(g, Layout::NT, size, &a, &b) };
     let inputs: Vec<Tensor> = [x, w].into_iter().chain(bias).chain(residual).collect();
     g.record(op, &inputs, [(shape, DType::F32)])[0]
+}
+
+/// The launches of x * w^T (+ bias) (+ residual), inputs in this order, x a view [M, K] and w [N, K] of F16 or BF16: those of an
+/// f32 product, which decode w on its way. None where they cannot: few rows, or nothing that can be loaded in fours.
+pub(super) fn by_halves(
+    node: &Node<'_>,
+    caps: &Caps,
+    stored: Dtype,
+    (x, precision): (View, Precision),
+    [bias, residual]: [bool; 2],
+) -> Option<Vec<Dispatch>> {
+    let (w, y) = (node.inputs[1], node.outputs[0]);
+    let (n, k) = (w.shape[0], w.shape[1]);
+    let size = [1, x.rows, n, k];
+    let b = Region { offset: 0, batch_stride: n * k, stride: k };
+    let (a, c) = (x.region(), contiguous(&size));
+    let (layout, target, scaled) = (Layout::NT, Target::New, None);
+    let op = Matmul { layout, size, a, b, c, target, bias, residual, scaled, stored, precision };
+    debug_assert_eq!(y.shape.numel(), x.rows * n);
+    pieces::dispatches(&op, node, caps)
 }
 
 fn product(g: &mut Graph, layout: Layout, a: View, b: View, shape: Shape) -> Tensor {
@@ -255,6 +278,7 @@ impl Matmul {
             bias: false,
             residual: false,
             scaled: a.scale.map(|_| Factor::A).or(b.scale.map(|_| Factor::B)),
+            stored: Dtype::F32,
             precision: g.precision(),
         }
     }
@@ -325,7 +349,8 @@ impl Op for Matmul {
     }
 
     fn dispatches(&self, node: &Node<'_>, caps: &Caps) -> Result<Vec<Dispatch>> {
-        Ok(pieces::dispatches(self, node, caps))
+        let found = pieces::dispatches(self, node, caps);
+        found.ok_or_else(|| crate::Error::internal(format!("no kernel for {self:?}")))
     }
 
     fn cost(&self, node: &Node<'_>) -> Cost {

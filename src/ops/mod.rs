@@ -78,7 +78,7 @@ pub use lion::lion;
 pub use log_sum_exp::{Chunk, log_sum_exp};
 pub use matmul::{Layout, View, linear, matmul, matmul_into};
 pub use norm::{layer_norm, rms_norm, rms_norm_1p};
-pub use packed::{packed_linear, packed_product, packed_rows};
+pub use packed::{halves, packed_linear, packed_product, packed_rows};
 pub use pointwise::{Power, add, add_in_place, mul, scale, scale_by, zeros};
 pub use put_rows::{RowsInto, put_rows, put_rows_minus};
 pub use ranking::{Ranking, ranking};

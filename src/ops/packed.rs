@@ -9,7 +9,10 @@ use crate::formats::{Dtype, Quant};
 use crate::graph::{Cost, CpuIo, DType, Graph, Node, Op, Shape, Tensor, Twin};
 use crate::platform::parallel::*;
 
+mod halves;
 mod pieces;
+
+pub use halves::halves;
 
 pub(crate) const SHADER: Shader = shader!("packed");
 
@@ -66,6 +69,7 @@ fn record(
     residual: Option<Tensor>,
     shape: impl Into<Shape>,
 ) -> Tensor {
+    let w = if x.rows > pieces::FEW_ROWS { halves(g, w) } else { w };
     let (DType::Packed(stored), &[n, k]) = (w.dtype, &w.shape[..]) else { panic!("{w:?} is no packed matrix") };
     assert!(x.cols == k && x.batch == 1 && stored.packs(k), "packed: {x:?} and {w:?} of {stored}");
     let (size, precision) = ([x.rows, n, k], g.precision());

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::loss_keys::{default_losses, loss_function};
 use super::training::training_args;
 use super::*;
+#[cfg(not(target_family = "wasm"))]
 use crate::distill::distillkit;
 use crate::yaml::{Fields, Node, keep, read_yaml};
 use crate::{Error, Result};
@@ -31,12 +32,12 @@ impl Recipe {
         Self::parse(&text, path)
     }
 
-    /// Reads a recipe from `text`; `file` stands for it in messages. One of DistillKit's is translated first.
+    /// Reads a recipe from `text`; `file` stands for it in messages. One of DistillKit's is translated first, but in a
+    /// browser.
     pub fn parse(text: &str, file: &Path) -> Result<Recipe> {
-        let mut value = read_yaml(text, file)?;
-        if distillkit::is_distillkit(&value) {
-            value = distillkit::translate(&value, file)?;
-        }
+        let value = read_yaml(text, file)?;
+        #[cfg(not(target_family = "wasm"))]
+        let value = if distillkit::is_distillkit(&value) { distillkit::translate(&value, file)? } else { value };
         let recipe = root(Node { file, path: String::new(), value: &value })?;
         recipe.check(file)?;
         Ok(recipe)

@@ -3,14 +3,16 @@
 use super::variant::Variant;
 use super::{Layout, Matmul, Region, Target};
 use crate::device::{Bind, Caps, Dispatch, Slice, grid};
+use crate::formats::Dtype;
 use crate::graph::{Node, Tensor};
 use std::ops::Range;
 
-pub(super) fn dispatches(op: &Matmul, node: &Node<'_>, caps: &Caps) -> Vec<Dispatch> {
+/// None if no kernel can multiply what B is in memory.
+pub(super) fn dispatches(op: &Matmul, node: &Node<'_>, caps: &Caps) -> Option<Vec<Dispatch>> {
     let splitter = Splitter { op, operands: operands(op, node), inputs: node.inputs.len(), limit: caps.max_binding };
     let mut dispatches = Vec::new();
     splitter.split(op.size.map(|n| 0..n), &mut |piece| dispatches.push(splitter.dispatch(piece, caps)));
-    dispatches
+    dispatches.into_iter().collect()
 }
 
 /// Ranges of batch, M, N and K.
@@ -26,7 +28,9 @@ struct Operand {
     region: Region,
     rows: usize,
     cols: usize,
+    /// Bytes of the tensor, and of an element.
     bytes: u64,
+    each: u64,
 }
 
 /// Cuts a product so that every binding stays within the device's limit.
@@ -46,17 +50,18 @@ fn operands(op: &Matmul, node: &Node<'_>) -> [Operand; 3] {
         Layout::NT => ((M, K), (N, K)),
         Layout::TN => ((K, M), (K, N)),
     };
-    let operand = |region, (rows, cols), t: Tensor| Operand { region, rows, cols, bytes: t.bytes() };
+    let operand = |region, (rows, cols), t: Tensor| Operand { region, rows, cols, bytes: t.bytes(), each: 4 };
     let [x, y] = [node.inputs[0], node.inputs[1]];
-    [operand(op.a, a, x), operand(op.b, b, y), operand(op.c, (M, N), node.outputs[0])]
+    let each = if op.stored == Dtype::F32 { 4 } else { 2 };
+    [operand(op.a, a, x), Operand { each, ..operand(op.b, b, y) }, operand(op.c, (M, N), node.outputs[0])]
 }
 
 impl Operand {
     /// The bytes of the tensor that hold a piece, from a multiple of the binding alignment on.
     fn span(&self, piece: &Piece) -> Range<u64> {
         let [batch, rows, cols] = [BATCH, self.rows, self.cols].map(|axis| &piece[axis]);
-        let first = self.region.at([batch.start, rows.start, cols.start]) as u64 * 4;
-        let end = self.region.at([batch.end - 1, rows.end - 1, cols.end]) as u64 * 4;
+        let first = self.region.at([batch.start, rows.start, cols.start]) as u64 * self.each;
+        let end = self.region.at([batch.end - 1, rows.end - 1, cols.end]) as u64 * self.each;
         first / Slice::ALIGN * Slice::ALIGN..end
     }
 
@@ -64,7 +69,7 @@ impl Operand {
     fn place(&self, piece: &Piece, limit: u64) -> (Option<(u64, u64)>, [u32; 3]) {
         let first = self.region.at([BATCH, self.rows, self.cols].map(|axis| piece[axis].start));
         let range = (self.bytes > limit).then(|| self.span(piece)).map(|span| (span.start, span.end - span.start));
-        let start = range.map_or(0, |(start, _)| start as usize / 4);
+        let start = range.map_or(0, |(start, _)| (start / self.each) as usize);
         (range, [first - start, self.region.batch_stride, self.region.stride].map(|x| x as u32))
     }
 }
@@ -92,7 +97,7 @@ impl Splitter<'_> {
         }
     }
 
-    fn dispatch(&self, piece: &Piece, caps: &Caps) -> Dispatch {
+    fn dispatch(&self, piece: &Piece, caps: &Caps) -> Option<Dispatch> {
         let op = self.op;
         let [batch, m, n, k] = [BATCH, M, N, K].map(|axis| piece[axis].len());
         let [a, b, c] = self.operands.map(|operand| operand.place(piece, self.limit));
@@ -114,7 +119,7 @@ impl Splitter<'_> {
         let size = [batch, m, n, k];
         let aligned = [n, if op.layout == Layout::TN { m } else { k }, piece[N].start].iter().all(|n| n % 4 == 0)
             && [a.1, b.1, c.1].iter().flatten().all(|x| x % 4 == 0);
-        let variant = Variant::of(op, size, aligned, caps);
+        let variant = Variant::of(op, size, aligned, caps)?;
         let (shader, entry, constants) = variant.kernel(op, caps);
         if variant.scales() {
             binds.push(if op.scaled.is_some() { Bind::In(self.inputs - 1) } else { bind_in(1, b.0) });
@@ -123,6 +128,6 @@ impl Splitter<'_> {
         let mut params = [m, n, k, count].map(|x| x as u32).to_vec();
         [a.1, b.1, c.1].iter().for_each(|&[offset, batch, row]| params.extend([offset, batch, row, 0]));
         params.extend([flags, piece[N].start as u32]);
-        Dispatch { shader, entry, constants, binds, params, groups: grid(count, caps) }
+        Some(Dispatch { shader, entry, constants, binds, params, groups: grid(count, caps) })
     }
 }

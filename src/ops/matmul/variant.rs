@@ -3,6 +3,7 @@
 
 use super::{ALIGNED, Layout, Matmul, SHADER};
 use crate::device::{Caps, Cooperative, Precision, Shader};
+use crate::formats::Dtype;
 
 /// Rows up to which a product is one pass over B.
 const FEW_ROWS: usize = 4;
@@ -23,10 +24,15 @@ pub(super) enum Variant {
 }
 
 impl Variant {
-    /// The variant for a product of [batch, m, n, k]; `aligned`: it can be loaded and stored in fours.
-    pub(super) fn of(op: &Matmul, [batch, m, n, k]: [usize; 4], aligned: bool, caps: &Caps) -> Variant {
-        if op.layout == Layout::NT && m <= FEW_ROWS {
-            return Variant::FewRows;
+    /// The variant for a product of [batch, m, n, k]; `aligned`: it can be loaded and stored in fours. None if no kernel reads
+    /// what B is in memory.
+    pub(super) fn of(op: &Matmul, [batch, m, n, k]: [usize; 4], aligned: bool, caps: &Caps) -> Option<Variant> {
+        let (few, fours) = (op.layout == Layout::NT && m <= FEW_ROWS, aligned && caps.tiles.fours);
+        if op.stored != Dtype::F32 && (few || !fours) {
+            return None;
+        }
+        if few {
+            return Some(Variant::FewRows);
         }
         let tiles = |side: usize| batch * m.div_ceil(side) * n.div_ceil(side);
         // Four tiles of half the side do as much: where fewer than three of them have work, the larger one wastes its time.
@@ -36,14 +42,14 @@ impl Variant {
         };
         let choice = caps.tiles;
         let side = if larger(64, choice.middle_from) { 64 } else { 32 };
-        if !(aligned && choice.fours) {
-            return Variant::Single(side);
+        if !fours {
+            return Some(Variant::Single(side));
         }
         let large = m.min(n).min(k) >= COOPERATIVE_FROM;
         if let (Precision::F16, Some(cooperative), true) = (op.precision, caps.cooperative, large) {
-            return Variant::Cooperative(cooperative);
+            return Some(Variant::Cooperative(cooperative));
         }
-        Variant::Fours(if larger(128, choice.large_from) { 128 } else { side })
+        Some(Variant::Fours(if larger(128, choice.large_from) { 128 } else { side }))
     }
 
     /// Workgroups.
@@ -63,12 +69,15 @@ impl Variant {
         let number = |name, value: usize| (name, format!("{value}u"));
         let layout = number("LAYOUT", op.layout as usize);
         let scaled = number("SCALED", op.scaled.map_or(0, |factor| factor as usize));
+        let halves =
+            number("HALVES", [Dtype::F32, Dtype::F16, Dtype::Bf16].iter().position(|&t| t == op.stored).unwrap_or(0));
         match self {
             Variant::FewRows => (SHADER, "few_rows", vec![layout]),
             Variant::Single(side) => (SHADER, "tiles", vec![layout, number("SIDE", side / 4)]),
             Variant::Fours(side) => {
                 let block = if side == 128 { 2 } else { 1 };
-                let mut constants = vec![layout, scaled, number("SIDE", side / 4 / block), number("BLOCK", block)];
+                let mut constants =
+                    vec![layout, scaled, halves, number("SIDE", side / 4 / block), number("BLOCK", block)];
                 if op.precision == Precision::F16 && caps.f16 {
                     constants.extend([("Strip", "vec4<f16>".to_owned()), number("NARROW", 1)]);
                 }
@@ -80,7 +89,7 @@ impl Variant {
             Variant::Cooperative(Cooperative { edge, panels: [down, across], threads }) => {
                 let matrix = |kind, role| format!("coop_mat{edge}x{edge}<{kind}, {role}>");
                 let mut constants =
-                    vec![layout, scaled, number("EDGE", edge as usize), number("THREADS", threads as usize)];
+                    vec![layout, scaled, halves, number("EDGE", edge as usize), number("THREADS", threads as usize)];
                 constants.extend([number("PANELS_DOWN", down as usize), number("PANELS_ACROSS", across as usize)]);
                 constants.extend([("Left", matrix("f16", "A")), ("Right", matrix("f16", "B"))]);
                 constants.push(("Sum", matrix("f32", "C")));

@@ -1,30 +1,31 @@
 //! The kernel launches of a packed matrix: one, or several where it is larger than one binding may be.
 
-use super::{PackedLinear, PackedRows, SHADER, format};
+use super::{PackedLinear, PackedRows, SHADER, View, format};
 use crate::device::{Bind, Caps, Dispatch, Slice, grid};
 use crate::formats::Dtype;
 use crate::graph::{Node, Tensor};
+use crate::ops::matmul;
 use crate::{Error, Result};
 use std::ops::Range;
 
 /// Fewer large tiles than this leave a GPU's cores idle; smaller tiles then win.
 const ENOUGH_TILES: usize = 128;
 /// Rows up to which a product is one pass over the matrix.
-const FEW_ROWS: usize = 4;
+pub(super) const FEW_ROWS: usize = 4;
 /// Columns that a group of the kernel for few rows takes.
 const COLUMNS: usize = 8;
 
-/// Rows `0..count` in as few ranges of at most `most` as it takes, each starting where a binding may start in `tensor`.
-fn ranges(tensor: Tensor, count: usize, most: u64) -> Result<Vec<Range<usize>>> {
+/// Rows `0..count` in as few ranges of at most `most` as it takes, each starting where a binding may start in all `tensors`.
+fn ranges(tensors: &[Tensor], count: usize, most: u64) -> Result<Vec<Range<usize>>> {
     if most >= count as u64 {
         return Ok(std::iter::once(0..count).collect());
     }
     // Rows that together are a multiple of the alignment, a power of two.
-    let row_bytes = tensor.bytes() / count as u64;
-    let step = Slice::ALIGN >> row_bytes.trailing_zeros().min(Slice::ALIGN.trailing_zeros());
+    let zeros = tensors.iter().map(|tensor| (tensor.bytes() / count as u64).trailing_zeros()).min().unwrap_or(0);
+    let step = Slice::ALIGN >> zeros.min(Slice::ALIGN.trailing_zeros());
     let rows = (most / step * step) as usize;
     if rows == 0 {
-        let what = format!("{step} rows of {tensor:?} do not fit one binding");
+        let what = format!("{step} rows of {tensors:?} do not fit one binding");
         return Err(Error::device(what, "use another device"));
     }
     Ok((0..count).step_by(rows).map(|first| first..count.min(first + rows)).collect())
@@ -57,13 +58,21 @@ fn constants(stored: Dtype, cols: usize, side: Option<usize>) -> Vec<(&'static s
 pub(super) fn of_product(op: &PackedLinear, node: &Node<'_>, caps: &Caps) -> Result<Vec<Dispatch>> {
     let (w, y) = (node.inputs[1], node.outputs[0]);
     let [m, n, k] = op.size;
+    if matches!(op.stored, Dtype::F16 | Dtype::Bf16) {
+        let [offset, stride] = op.x;
+        let x = View { offset, rows: m, cols: k, stride, ..View::from(node.inputs[0]) };
+        let found = matmul::by_halves(node, caps, op.stored, (x, op.precision), [op.bias, op.residual]);
+        if let Some(dispatches) = found {
+            return Ok(dispatches);
+        }
+    }
     let mut dispatches = Vec::new();
     let limit = caps.max_binding;
     let most = fitting(y, m, limit).min(rows_of_x_that_fit(op, node.inputs[0], limit));
-    for rows in ranges(y, m, most)? {
+    for rows in ranges(&[y], m, most)? {
         let part_y = part(y, m, &rows);
         let (part_x, x_at) = rows_of_x(op, node.inputs[0], &rows, limit);
-        for columns in ranges(w, n, fitting(w, n, limit))? {
+        for columns in ranges(&[w], n, fitting(w, n, limit))? {
             let part_w = part(w, n, &columns);
             let (bias, residual) = op.extras();
             let few_rows = rows.len() <= FEW_ROWS;
@@ -128,5 +137,26 @@ pub(super) fn of_rows(op: &PackedRows, node: &Node<'_>, caps: &Caps) -> Result<V
         groups,
     };
     let most = fitting(table, vocabulary, caps.max_binding);
-    Ok(ranges(table, vocabulary, most)?.into_iter().map(piece).collect())
+    Ok(ranges(&[table], vocabulary, most)?.into_iter().map(piece).collect())
+}
+
+/// Launches that write a matrix of blocks as F16.
+pub(super) fn of_halves(stored: Dtype, node: &Node<'_>, caps: &Caps) -> Result<Vec<Dispatch>> {
+    let (w, y) = (node.inputs[0], node.outputs[0]);
+    let (n, cols) = (w.shape[0], w.shape[1]);
+    let most = fitting(w, n, caps.max_binding).min(fitting(y, n, caps.max_binding));
+    let piece = |rows: Range<usize>| Dispatch {
+        shader: SHADER,
+        entry: "halves",
+        constants: constants(stored, cols, None),
+        // The second is not used.
+        binds: vec![
+            part(y, n, &rows).map_or(Bind::Out(0), |(offset, bytes)| Bind::OutRange(0, offset, bytes)),
+            input(0, part(w, n, &rows)),
+            input(0, part(w, n, &rows)),
+        ],
+        params: [0, rows.len(), cols, 0, 0, 0].map(|x| x as u32).to_vec(),
+        groups: grid((rows.len() * cols).div_ceil(4 * 256), caps),
+    };
+    Ok(ranges(&[w, y], n, most)?.into_iter().map(piece).collect())
 }

@@ -1,3 +1,4 @@
+use crate::device::Precision;
 use crate::formats::{Dtype, Quant};
 use crate::ops::{self, View};
 use crate::selftest::Case;
@@ -17,6 +18,36 @@ const STORED: [Dtype; 12] = [
     Dtype::Quant(Quant::Q5_K),
     Dtype::Quant(Quant::Q6_K),
 ];
+
+/// Products of f16 factors: each is off by 2^-11 of itself at most, so each term of a sum by 2^-10; the rest is f32's.
+const OF_HALVES: f64 = 1.0 / 1024.0;
+
+/// What the kernels of f32 products read: numbers of two bytes, in fours; and blocks, where factors are rounded to f16.
+fn halves() -> Vec<Case> {
+    let mut rows = Vec::new();
+    for precision in [Precision::F32, Precision::F16] {
+        for stored in STORED {
+            let block = stored.packed_block().map_or(1, |(values, _)| values);
+            for (m, n) in [(5, 8), (68, 36), (132, 260)] {
+                let k = block.max(20).next_multiple_of(block) * 3;
+                let row = Case::new("packed", format!("{stored}, linear {m}x{n}x{k} in {precision:?}"), move |s| {
+                    s.graph.set_precision(precision);
+                    let (x, w) = (s.fixed([m, k]), s.packed([n, k], stored));
+                    let (bias, residual) = (s.fixed([n]), s.fixed([m, n]));
+                    let y = ops::packed_linear(&mut s.graph, x, w, Some(bias), Some(residual));
+                    s.result(y);
+                    let x = s.fixed([2 * m, k + 12]);
+                    let view = View { offset: (m - 1) * (k + 12) + 8, rows: m, cols: k, ..View::from(x) };
+                    let y = ops::packed_product(&mut s.graph, view, w);
+                    s.result(y);
+                    Ok(())
+                });
+                rows.push(if precision == Precision::F16 { row.tolerance(OF_HALVES) } else { row });
+            }
+        }
+    }
+    rows
+}
 
 pub fn cases() -> Vec<Case> {
     let mut rows = Vec::new();
@@ -61,6 +92,7 @@ pub fn cases() -> Vec<Case> {
         }
         Ok(())
     }));
+    rows.extend(halves());
     rows.push(Case::new("packed", "many large tiles", move |s| {
         let (x, w) = (s.fixed([700, 32]), s.packed([790, 32], q4_1));
         let y = ops::packed_product(&mut s.graph, x, w);
