@@ -196,7 +196,7 @@ fn every_gpu_cuts_pages_larger_than_a_binding() {
 /// Every kind of tile, on every adapter; cooperative matrices where the adapter has them.
 #[test]
 fn every_gpu_agrees_with_the_oracle_in_every_kind_of_tile() {
-    let rows: Vec<Case> = cases::all().into_iter().filter(|case| case.op == "matmul" && !case.heavy).collect();
+    let rows: Vec<Case> = cases::all().into_iter().filter(|case| has_more(case) && !case.heavy).collect();
     for tiles in beyond().into_iter().filter(|caps| !caps.f16).map(|caps| caps.tiles) {
         check_with(|caps| (caps.tiles, caps.cooperative) = (tiles, None), &rows);
     }

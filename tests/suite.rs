@@ -20,6 +20,7 @@ mod frozen;
 mod hidden;
 mod hub;
 mod kill;
+mod limits;
 mod lora;
 mod losses;
 mod masks;
