@@ -198,6 +198,11 @@ impl Gpu {
 
     pub(crate) fn alloc(&self, label: &str, bytes: u64) -> Result<Raw> {
         self.check()?;
+        let (most, help) = (self.caps.max_buffer, "use a smaller batch or sequence length, or `--device cpu`");
+        if bytes > most {
+            let found = format!("`{label}` needs {bytes} bytes in one buffer, the limit here is {most}");
+            return Err(Error::device(found, help));
+        }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: false };
         let made =
